@@ -1,0 +1,6 @@
+"""`python -m peachctl`."""
+
+from peachctl.cli import main
+
+if __name__ == "__main__":
+    main()

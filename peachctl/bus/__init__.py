@@ -1,0 +1,40 @@
+"""The port of the transport: messages in, events out. Adapters: `folder` (and, later, `kafka`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from peachctl.store import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. body: its bytes. file: name under which it came through the inbox, else None (`.json` and `.wf`
+    names hold JSON, all others Avro). priority: what the sender asked for."""
+
+    body: bytes
+    origin: Origin
+    file: str | None = None
+    priority: int = 1
+
+
+class Bus(Protocol):
+    """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart."""
+
+    def poll(self, timeout: float, most: int) -> list[Message]:
+        """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""
+        ...
+
+    def ack(self, messages: Sequence[Message]) -> None:
+        """These are filed (or are dead letters in the store); they do not come again."""
+        ...
+
+    def reject(self, message: Message, reason: str) -> None:
+        """Sets a refused message aside beside its reason, where people find it. A copy: the store counts."""
+        ...
+
+    def publish(self, ids: Sequence[int]) -> list[int]:
+        """Announces queue rows to executors; returns those that were acknowledged."""
+        ...
+
+    def close(self) -> None: ...
