@@ -1,4 +1,4 @@
-"""How a workflow's process runs its script, alike for the warm fork, the fresh interpreter and `peachctl run-script`."""
+"""How a process runs a workflow script: alike in the warm fork, the fresh interpreter and `peachctl run-script`."""
 
 import sys
 import traceback
