@@ -1,0 +1,573 @@
+"""The execute loop: queued rows become runs, and runs become ended rows with their packed output.
+
+The protocol (the database is authoritative, events only wake):
+
+- A free slot claims the most urgent queued row under a lease; whoever holds the claim is the only writer of the row.
+- All leases are renewed by one call each second, which says of each run what is wanted: go on, cancelled, deleted,
+  lost. In the last three cases all of the run's processes are ended. Only after a renewal does the supervisor hear a
+  beat, so an executor that is frozen or cut off from the database loses its runs before its leases run out.
+- The executor died: whoever can take its lock file knows, and gives its rows back at once; else the lease runs out.
+  The next attempt goes on from the nodes that are done. After `max_attempts` such ends the row ends in error.
+- The supervisor died: its runs are gone; their rows are given back as for a dead executor.
+- The database is away: runs go on until the supervisor has heard no beat for too long. Ends that could not be
+  written are kept and written when it is back.
+- SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted.
+
+Order of an end: node states, publish the folder (rename), pack (temporary name, rename), one UPDATE of the row. A
+crash in between leaves a row in processing whose next attempt finds all nodes done, publishes and packs again.
+"""
+
+import logging
+import os
+import re
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peachctl import files, script, wire
+from peachctl.attempt import Attempt, Verdict, log_text
+from peachctl.errors import PeachError, UnreachableError
+from peachctl.failpoint import fail_point
+from peachctl.runner import Ended, Runner, SupervisorLost, alive
+from peachctl.runtime.job import Job, Reach
+from peachctl.store import Claim, Executor, Released, Status, Store, Wanted
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[Claim, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How workflows are run here. Times in seconds, sizes in bytes.
+
+    workers: most nodes of one workflow at once. edited: whether a script that was edited runs as edited (`watch`).
+    """
+
+    hub: Path
+    queue: Path
+    workflow_temp: Path
+    download_workflows: Path
+    download_files: Path
+    slots: int = 1
+    scheduler: str = "processes"
+    workers: int = 1
+    lease: float = 30.0
+    drain: float = 30.0
+    max_attempts: int = 3
+    per_user: int | None = None
+    time_limit: float | None = None
+    free_space: int = 0
+    edited: bool = False
+    debug: bool = False
+    reach: Reach = field(default_factory=Reach)
+    term_grace: float = 10.0
+    sweep: float = 5.0
+    beat: float = 1.0
+
+    @property
+    def orders_after(self) -> float:
+        """Seconds without a beat after which the supervisor ends all runs: well before the lease runs out."""
+        return self.lease * 2 / 3
+
+
+@dataclass(slots=True)
+class _Packing:
+    attempt: Attempt
+    verdict: Verdict
+    future: "Future[str]"
+
+
+class ExecuteLoop:
+    """Claims, runs and ends workflows until told to drain. One thread; `step` is called again and again.
+
+    open_runner: starts a supervisor that ends all runs after the given seconds without a beat. observer: is told
+    every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. wake: an
+    eventfd that others write to when there may be work.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        open_runner: Callable[[float], Runner],
+        executor: Executor,
+        options: Options,
+        *,
+        observer: Observer = lambda claim, event: None,
+        only: int | None = None,
+    ) -> None:
+        self._store = store
+        self._open_runner = open_runner
+        self._executor = executor
+        self._options = options
+        self._observer = observer
+        self._only = only
+        self._runner: Runner | None = None
+        self._attempts: dict[str, Attempt] = {}
+        self._packing: list[_Packing] = []
+        self._unwritten: list[tuple[Attempt, Verdict, str]] = []
+        self._packer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pack")
+        self._selector = selectors.DefaultSelector()
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
+        self._renewed = time.monotonic()
+        self._next_sweep = 0.0
+        self._next_beat = 0.0
+        self._look = True
+        self._draining_until: float | None = None
+        self._paused: str | None = None
+        self._joined = False
+
+    # What others call
+
+    @property
+    def busy(self) -> int:
+        """Workflows that are run or packed now."""
+        return len(self._attempts) + len(self._packing) + len(self._unwritten)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining_until is not None
+
+    def poke(self) -> None:
+        """Says that there may be work; safe from signal handlers and other threads."""
+        os.eventfd_write(self.wake, 1)
+
+    def drain(self, *, at_once: bool = False) -> None:
+        """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
+        if self._draining_until is None or at_once:
+            self._draining_until = time.monotonic() + (0 if at_once else self._options.drain)
+        self.poke()
+
+    def watch_fd(self, fd: int, callback: Callable[[], None]) -> None:
+        """Has `callback` called from `step` when `fd` is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def adopt(self, claim: Claim) -> None:
+        """Runs a row that was claimed elsewhere for this executor (`run` files and claims in one step)."""
+        self._ready()
+        self._start(claim)
+
+    def step(self, timeout: float) -> None:
+        """Does what is due, then waits for the next thing that happens, at most `timeout` seconds."""
+        try:
+            self._ready()
+            self._beat()
+            self._sweep()
+            self._claim()
+        except UnreachableError as error:
+            self._pause(error.message)
+        except SupervisorLost:
+            self._supervisor_lost()
+        self._limits()
+        for key, _ in self._selector.select(self._patience(timeout)):
+            key.data()
+        self._write_changes()
+        self._collect_packed()
+
+    def close(self) -> None:
+        """Ends what still runs at once (their rows go back to the queue) and the supervisor."""
+        for attempt in list(self._attempts.values()):
+            attempt.drained = True
+        if self._runner is not None:
+            self._runner.close()
+        for attempt in list(self._attempts.values()):
+            self._give_back(attempt, vanished=False, reason="its executor was stopped")
+        self._packer.shutdown(wait=True)
+        self._collect_packed()
+        if self._joined and not self._unwritten:
+            try:
+                self._store.leave(self._executor)
+                fail_point("execute:left")
+            except UnreachableError as error:
+                logger.warning("could not sign off: %s", error.message)
+        self._selector.close()
+        os.close(self.wake)
+
+    # The steps
+
+    def _ready(self) -> None:
+        if not self._joined:
+            self._store.join(self._executor)
+            fail_point("execute:joined")
+            self._joined = True
+        if self._runner is None:
+            self._runner = self._open_runner(self._options.orders_after)
+            self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._renewed > self._options.orders_after:
+            # Frozen, or the database was away: the supervisor may have ended every run by itself meanwhile.
+            for attempt in self._attempts.values():
+                attempt.starved = True
+        if now < self._next_beat:
+            return
+        self._next_beat = now + self._options.beat
+        claims = [attempt.claim for attempt in self._attempts.values()]
+        claims += [packing.attempt.claim for packing in self._packing]
+        wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
+        fail_point("execute:renewed")
+        self._renewed = now
+        if self._paused:
+            logger.info("going on")
+            self._paused = None
+        assert self._runner is not None
+        self._runner.beat()
+        for attempt in self._attempts.values():
+            want = wanted.get(attempt.claim, Wanted.GO_ON)
+            if want is not Wanted.GO_ON and attempt.wanted is Wanted.GO_ON:
+                logger.info("workflow %d: %s; ending its processes", attempt.claim.id, want.value)
+                attempt.wanted = want
+                if attempt.run is not None:
+                    attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self._options.sweep
+        self._look = True
+        dead = [
+            other.token
+            for other in self._store.executors()
+            if other.token != self._executor.token and alive.is_dead(other.alive)
+        ]
+        for token in dead:
+            # Where there was no PID namespace, something of a dead executor's runs may still live.
+            alive.end_strays(token)
+        released = self._store.release(dead, self._options.max_attempts) if dead else []
+        fail_point("execute:released")
+        released += self._store.release_expired(self._options.max_attempts)
+        fail_point("execute:expired")
+        for one in released:
+            self._say_released(one)
+        self._pack_unpacked()
+
+    def _say_released(self, one: Released) -> None:
+        what = "ended in error, its attempts are used up" if one.ended else "back in the queue"
+        logger.warning("workflow %d: its executor on %s vanished (attempt %d); %s", one.id, one.host, one.attempt, what)
+
+    def _pack_unpacked(self) -> None:
+        """Rows that ended without a run (refused, attempts used up) get a packed output that says why."""
+        for row in self._store.unpacked(20):
+            try:
+                name = files.write_refusal(
+                    self._options.workflow_temp, self._options.download_files, row.id, row.reason or "no reason is known"
+                )
+                fail_point("execute:refusal-packed")
+                self._store.attach(row.id, name)
+                fail_point("execute:refusal-attached")
+            except (PeachError, OSError) as error:
+                logger.warning("workflow %d: %s", row.id, error)
+                return
+
+    def _claim(self) -> None:
+        free = self._options.slots - len(self._attempts)
+        if not self._look or self._only is not None or self.draining or free <= 0:
+            return
+        self._look = False
+        space = files.free_space(self._options.workflow_temp)
+        if space < self._options.free_space:
+            self._pause(
+                f"only {space >> 20} MiB free below {self._options.workflow_temp} (limits.free_space is"
+                f" {self._options.free_space >> 20} MiB): nothing is started"
+            )
+            return
+        claims = self._store.claim(self._executor, free, self._options.lease, per_user=self._options.per_user)
+        fail_point("execute:claimed")
+        for claim in claims:
+            self._start(claim)
+
+    def _start(self, claim: Claim) -> None:
+        options = self._options
+        try:
+            text = self._script(claim)
+            folder = files.prepare_attempt(options.workflow_temp, claim.id, claim.attempt, claim.resumed)
+            fail_point("execute:prepared")
+        except (PeachError, OSError) as error:
+            self._end_without_run(claim, str(error))
+            return
+        copy = folder.folder.parent / "script.py"
+        files.write(copy, text)
+        fail_point("execute:written")
+        attempt = Attempt(claim, folder, str(copy))
+        job = Job(
+            queue_id=claim.id,
+            attempt=claim.attempt,
+            script=str(copy),
+            hub=claim.row.hub or str(options.hub),
+            scheduler=claim.row.scheduler or options.scheduler,
+            workers=options.workers,
+            folder=str(folder.folder),
+            download_workflows=str(options.download_workflows),
+            download_files=str(options.download_files),
+            results=str(folder.results),
+            reuse=claim.resumed,
+            debug=options.debug,
+            reach=options.reach,
+        )
+        assert self._runner is not None
+        self._attempts[attempt.key] = attempt
+        attempt.run = self._runner.start(attempt.key, job, folder.output)
+        fail_point("execute:started")
+        if options.time_limit is not None:
+            attempt.deadline = time.monotonic() + options.time_limit
+        self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
+        self._observer(claim, {"event": "started", "attempt": claim.attempt, "resumed": claim.resumed})
+
+    def _script(self, claim: Claim) -> str:
+        """The text to run: the file's as far as it may be trusted, else rendered from the row. Raises PeachError."""
+        path = self._options.queue / claim.row.execution_file
+        text = files.read_script(path)
+        header = script.read_header(text) if text is not None else None
+        if text is not None and header is not None and header.state == "intact":
+            return text
+        if text is not None and header is not None and header.state == "edited":
+            if self._options.edited:
+                return text
+            raise PeachError(
+                f"the script {claim.row.execution_file} was edited after it was written",
+                "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
+            )
+        if text is not None and header is None and self._options.edited and is_foreign(claim.row.workflow_json):
+            return text
+        rendered = render_row(claim.row.workflow_json, claim.row.execution_file)
+        if text is None or header is not None:
+            files.place(self._options.queue, claim.row.execution_file, rendered)
+            fail_point("execute:rendered")
+        return rendered
+
+    def _end_without_run(self, claim: Claim, reason: str) -> None:
+        logger.warning("workflow %d: %s", claim.id, reason)
+        name = ""
+        try:
+            name = files.write_refusal(
+                self._options.workflow_temp, self._options.download_files, claim.id, reason
+            )
+            fail_point("execute:failure-packed")
+        except (PeachError, OSError) as error:
+            logger.warning("workflow %d: its log could not be packed: %s", claim.id, error)
+        self._store.finish(claim, Status.ERROR, reason=reason, output_file=name)
+        fail_point("execute:refused")
+        self._observer(claim, {"event": "ended", "status": "error", "reason": reason, "output_file": name})
+
+    def _limits(self) -> None:
+        now = time.monotonic()
+        for attempt in self._attempts.values():
+            if attempt.deadline is not None and now > attempt.deadline and attempt.limit is None:
+                attempt.limit = f"ran into execute.time_limit ({self._options.time_limit:g} s)"
+                if attempt.run is not None:
+                    attempt.run.end(self._options.term_grace)
+        if self._draining_until is not None and now >= self._draining_until:
+            for attempt in self._attempts.values():
+                if not attempt.drained:
+                    attempt.drained = True
+                    if attempt.run is not None:
+                        attempt.run.end(self._options.term_grace)
+
+    def _patience(self, timeout: float) -> float:
+        now = time.monotonic()
+        due = [timeout, self._next_beat - now, self._next_sweep - now]
+        if self._draining_until is not None and self._attempts:
+            due.append(max(0.05, self._draining_until - now))
+        due += [attempt.deadline - now for attempt in self._attempts.values() if attempt.deadline is not None]
+        if any(attempt.changed for attempt in self._attempts.values()):
+            due.append(0.1)
+        return max(0.0, min(due))
+
+    # What happens meanwhile
+
+    def _woken(self) -> None:
+        os.eventfd_read(self.wake)
+        self._look = True
+
+    def _hear(self, attempt: Attempt) -> None:
+        if attempt.run is None:
+            return
+        for event in attempt.run.events():
+            try:
+                attempt.hear(event)
+            except (KeyError, TypeError, ValueError):
+                logger.warning("workflow %d: its run reported something that makes no sense", attempt.claim.id)
+                continue
+            self._observer(attempt.claim, event)
+
+    def _write_changes(self) -> None:
+        """Progress and nodes, at most every 0.2 s for one run; the rest with its end."""
+        now = time.monotonic()
+        for attempt in self._attempts.values():
+            due = now - attempt.written_at >= 0.2
+            if not due or not (attempt.changed or attempt.percent != attempt.written_percent):
+                continue
+            attempt.written_at = now
+            states = attempt.take_changes()
+            try:
+                self._store.report(attempt.claim, attempt.percent, states)
+                fail_point("execute:reported")
+                attempt.written_percent = attempt.percent
+            except UnreachableError as error:
+                attempt.changed.update((state.id, None) for state in states)
+                self._pause(error.message)
+
+    def _runs_ended(self) -> None:
+        assert self._runner is not None
+        try:
+            ended = self._runner.ended()
+        except SupervisorLost:
+            self._supervisor_lost()
+            return
+        for end in ended:
+            attempt = self._attempts.get(end.key)
+            if attempt is not None:
+                self._run_ended(attempt, end)
+        self._look = True
+
+    def _run_ended(self, attempt: Attempt, end: Ended) -> None:
+        self._hear(attempt)
+        self._close_run(attempt)
+        done = attempt.heard_end
+        if attempt.wanted in (Wanted.DELETED, Wanted.LOST):
+            self._attempts.pop(attempt.key)
+            if attempt.wanted is Wanted.DELETED:
+                files.remove_workflow(self._options.workflow_temp, attempt.claim.id)
+                fail_point("execute:removed")
+            self._observer(
+                attempt.claim, {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""}
+            )
+            return
+        if attempt.drained and not done and attempt.wanted is Wanted.GO_ON:
+            self._give_back(attempt, vanished=False, reason="its executor was stopped")
+            return
+        if attempt.starved and end.code < 0 and not done and attempt.wanted is Wanted.GO_ON:
+            self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
+            return
+        verdict = attempt.verdict(end.code, end.memory)
+        self._attempts.pop(attempt.key)
+        self._publish(attempt, verdict)
+
+    def _publish(self, attempt: Attempt, verdict: Verdict) -> None:
+        if verdict.status is not Status.SUCCESS:
+            text = log_text(attempt.claim, verdict, attempt.nodes.values())
+            files.write(attempt.folder.folder / "peachctl.log", text)
+            fail_point("execute:logged")
+        folder = files.publish(attempt.folder)
+        fail_point("execute:published")
+        future = self._packer.submit(files.pack, folder, self._options.download_files, attempt.claim.id)
+        future.add_done_callback(lambda _: self.poke())
+        self._packing.append(_Packing(attempt, verdict, future))
+
+    def _collect_packed(self) -> None:
+        for packing in [one for one in self._packing if one.future.done()]:
+            self._packing.remove(packing)
+            verdict, name = packing.verdict, ""
+            try:
+                name = packing.future.result()
+                fail_point("execute:packed")
+            except (PeachError, OSError) as error:
+                verdict = Verdict(Status.ERROR, f"its output could not be packed: {error}")
+            self._unwritten.append((packing.attempt, verdict, name))
+        still = []
+        for attempt, verdict, name in self._unwritten:
+            try:
+                held = self._store.finish(
+                    attempt.claim,
+                    verdict.status,
+                    reason=verdict.reason,
+                    output_file=name,
+                    nodes=list(attempt.nodes.values()),
+                )
+                fail_point("execute:finished")
+            except UnreachableError as error:
+                self._pause(error.message)
+                still.append((attempt, verdict, name))
+                continue
+            self._say_ended(attempt, verdict, name, held=held)
+        self._unwritten = still
+
+    def _say_ended(self, attempt: Attempt, verdict: Verdict, name: str, *, held: bool) -> None:
+        claim = attempt.claim
+        if not held:
+            logger.warning("workflow %d: the claim was lost before its end could be written", claim.id)
+        elif verdict.status is not Status.SUCCESS:
+            logger.warning("workflow %d: %s: %s", claim.id, verdict.status.word, verdict.reason)
+        else:
+            logger.info("workflow %d: success", claim.id)
+        self._observer(
+            claim,
+            {"event": "ended", "status": verdict.status.word, "reason": verdict.reason, "output_file": name},
+        )
+        self._look = True
+
+    def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
+        self._close_run(attempt)
+        self._attempts.pop(attempt.key, None)
+        try:
+            self._store.report(attempt.claim, None, attempt.take_changes())
+            fail_point("execute:last-reported")
+            self._store.give_back(
+                attempt.claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason
+            )
+            fail_point("execute:given-back")
+        except UnreachableError as error:
+            # The lease runs out, or our lock is found free: somebody gives it back for us.
+            logger.warning("workflow %d could not be given back: %s", attempt.claim.id, error.message)
+        self._observer(attempt.claim, {"event": "given back", "reason": reason})
+        self._look = True
+
+    def _close_run(self, attempt: Attempt) -> None:
+        if attempt.run is not None:
+            self._selector.unregister(attempt.run.fileno())
+            attempt.run.close()
+            attempt.run = None
+
+    def _supervisor_lost(self) -> None:
+        logger.warning("the process that starts workflows died; starting another")
+        if self._runner is not None:
+            self._selector.unregister(self._runner.fileno())
+            self._runner.close()
+            self._runner = None
+        for attempt in list(self._attempts.values()):
+            if attempt.wanted is Wanted.CANCELLED or attempt.heard_end:
+                self._hear(attempt)
+                self._close_run(attempt)
+                self._attempts.pop(attempt.key)
+                self._publish(attempt, attempt.verdict(0, 0))
+            else:
+                self._hear(attempt)
+                self._give_back(attempt, vanished=True, reason="the process that starts workflows died")
+
+    def _pause(self, why: str) -> None:
+        if self._paused != why:
+            logger.warning("%s", why)
+            self._paused = why
+        self._next_sweep = time.monotonic() + min(1.0, self._options.sweep)
+
+
+_MD5 = re.compile(r"_([0-9a-f]{32})_")
+
+
+def render_row(workflow_json: str, execution_file: str) -> str:
+    """The script of a row, always the same. Raises PeachError where the row holds no workflow any more."""
+    try:
+        workflow = wire.workflow_from_json(workflow_json)
+    except PeachError as error:
+        raise PeachError(
+            f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
+        ) from error
+    if not workflow.nodes:
+        raise PeachError("the workflow has no nodes")
+    found = _MD5.search(execution_file)
+    return script.render(workflow, found[1] if found else "")
+
+
+def is_foreign(workflow_json: str) -> bool:
+    """Whether the row stands for a script that peachctl did not write (`watch` files it without nodes)."""
+    try:
+        return not wire.workflow_from_json(workflow_json).nodes
+    except PeachError:
+        return False
