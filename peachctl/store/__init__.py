@@ -294,12 +294,12 @@ class Store(Protocol):
     def held(self) -> bool: ...
 
     def unpacked(self, most: int) -> list[Row]:
-        """Rows that ended in error with neither a run nor a packed output, filed or ended by peachctl: refused by
-        ingest, or out of attempts. Oldest first."""
+        """Rows that ended in error without a packed output, filed or claimed by peachctl: refused by ingest, or out
+        of attempts. Oldest first."""
         ...
 
     def attach(self, id: int, output_file: str) -> None:
-        """Names the packed output of an ended row that has none."""
+        """Names the packed output of an ended row that has none; does nothing to any other."""
         ...
 
     def letters(self) -> list[Letter]:
