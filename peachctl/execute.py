@@ -86,8 +86,8 @@ class ExecuteLoop:
     """Claims, runs and ends workflows until told to drain. One thread; `step` is called again and again.
 
     open_runner: starts a supervisor that ends all runs after the given seconds without a beat. observer: is told
-    every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. wake: an
-    eventfd that others write to when there may be work.
+    every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. alone: runs
+    the row that it adopts and no other. wake: an eventfd that others write to when there may be work.
     """
 
     def __init__(
@@ -98,14 +98,15 @@ class ExecuteLoop:
         options: Options,
         *,
         observer: Observer = lambda claim, event: None,
-        only: int | None = None,
+        alone: bool = False,
     ) -> None:
         self._store = store
         self._open_runner = open_runner
         self._executor = executor
         self._options = options
         self._observer = observer
-        self._only = only
+        self._alone = alone
+        self._only: int | None = None
         self._runner: Runner | None = None
         self._attempts: dict[str, Attempt] = {}
         self._packing: list[_Packing] = []
@@ -121,6 +122,8 @@ class ExecuteLoop:
         self._draining_until: float | None = None
         self._paused: str | None = None
         self._joined = False
+        self.idle = False
+        """Whether the last look into the queue found nothing to claim."""
 
     # What others call
 
@@ -149,6 +152,7 @@ class ExecuteLoop:
 
     def adopt(self, claim: Claim) -> None:
         """Runs a row that was claimed elsewhere for this executor (`run` files and claims in one step)."""
+        self._only = claim.id
         self._ready()
         self._start(claim)
 
@@ -268,7 +272,7 @@ class ExecuteLoop:
 
     def _claim(self) -> None:
         free = self._options.slots - len(self._attempts)
-        if not self._look or self._only is not None or self.draining or free <= 0:
+        if not self._look or (self._alone and self._only is None) or self.draining or free <= 0:
             return
         self._look = False
         space = files.free_space(self._options.workflow_temp)
@@ -278,8 +282,15 @@ class ExecuteLoop:
                 f" {self._options.free_space >> 20} MiB): nothing is started"
             )
             return
-        claims = self._store.claim(self._executor, free, self._options.lease, per_user=self._options.per_user)
+        claims = self._store.claim(
+            self._executor,
+            free,
+            self._options.lease,
+            only=self._only if self._alone else None,
+            per_user=None if self._alone else self._options.per_user,
+        )
         fail_point("execute:claimed")
+        self.idle = not claims
         for claim in claims:
             self._start(claim)
 

@@ -1,0 +1,310 @@
+"""The only place that knows all adapters: a configuration becomes an opened store, bus and runner.
+
+Adapters are imported inside the functions, so that a command loads what it uses and no more.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peachctl.config import Config, Sqlite
+from peachctl.errors import ConfigError, PeachError
+from peachctl.store import Claim, Entry, Executor, Row, Store
+
+if TYPE_CHECKING:
+    from peachctl.bus.folder import FolderBus
+    from peachctl.execute import ExecuteLoop, Observer, Options
+    from peachctl.hub import Hub
+    from peachctl.ingest import Ingest
+    from peachctl.runner import Runner
+    from peachctl.store.sqlite import SqliteStore
+
+
+def host() -> str:
+    """The name of this host, as rows and origins carry it."""
+    return socket.gethostname()
+
+
+def open_store(config: Config) -> "SqliteStore":
+    """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError."""
+    from peachctl.store import sqlite
+
+    database = config.database.parsed
+    if not isinstance(database, Sqlite):
+        raise ConfigError(
+            "database.url: MySQL and MariaDB are not in this version yet",
+            "leave database.url out, or use sqlite:////ABSOLUTE/PATH",
+        )
+    return sqlite.open_store(database.path, config.database.queue_table)
+
+
+def refuse_unready(config: Config) -> None:
+    """Settings that this version cannot keep are refused, not ignored. Raises ConfigError."""
+    unready = {
+        "kafka.bootstrap_servers": bool(config.kafka.bootstrap_servers),
+        "execute.scheduler = distributed": config.execute.scheduler == "distributed",
+        "execute.memory_limit": config.execute.memory_limit is not None,
+        "execute.notify": config.execute.notify is not None,
+    }
+    for key, used in unready.items():
+        if used:
+            raise ConfigError(f"{key} is not in this version yet", "leave it out of the configuration")
+
+
+def open_bus(config: Config) -> "FolderBus":
+    """The embedded bus: inbox and queue folder."""
+    from peachctl.bus.folder import FolderBus
+
+    folders = config.folders
+    return FolderBus(folders.inbox, folders.queue, host(), config.limits.message_bytes)
+
+
+def load_hub(config: Config, folder: Path | None = None) -> "Hub":
+    """The service hub as it is now. Raises PeachError where the folder cannot be read."""
+    from peachctl import hub
+
+    return hub.find_services(folder or config.folders.hub, config.services.ignore)
+
+
+def make_folders(config: Config) -> None:
+    """Creates the data folders that are missing. Raises ConfigError naming the folder."""
+    folders = config.folders
+    for folder in (
+        folders.data,
+        folders.queue,
+        folders.inbox,
+        folders.workflow_temp,
+        folders.download_workflows,
+        folders.download_files,
+    ):
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o2750)
+        except OSError as error:
+            raise ConfigError(f"{folder}: {error.strerror}", "set folders.data to a folder that you can write") from error
+
+
+def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
+    """The ingest loop over this store and bus."""
+    from peachctl.ingest import Ingest
+    from peachctl.wire import Limits
+
+    return Ingest(
+        store,
+        bus,
+        queue_folder=config.folders.queue,
+        workflow_temp=config.folders.workflow_temp,
+        download_files=config.folders.download_files,
+        load_hub=lambda: load_hub(config),
+        limits=Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes),
+        free_space=config.limits.free_space,
+    )
+
+
+def options(config: Config, **changes: Any) -> "Options":
+    """What the configuration says about running workflows. changes: fields of `execute.Options`."""
+    from peachctl.execute import Options
+    from peachctl.runtime.job import Reach
+
+    storage, run, folders = config.storage, config.execute, config.folders
+    cores = len(os.sched_getaffinity(0))
+    reach = Reach(
+        schemes=tuple(storage.schemes),
+        folders=tuple(str(folder) for folder in storage.folders) or (str(folders.data),),
+        hosts=tuple(storage.hosts),
+        xnat_servers=tuple(storage.xnat_servers),
+    )
+    made = Options(
+        hub=folders.hub,
+        queue=folders.queue,
+        workflow_temp=folders.workflow_temp,
+        download_workflows=folders.download_workflows,
+        download_files=folders.download_files,
+        slots=run.slots or cores,
+        scheduler=run.scheduler,
+        workers=cores,
+        lease=run.lease,
+        drain=run.drain,
+        max_attempts=run.max_attempts,
+        per_user=run.per_user,
+        time_limit=run.time_limit,
+        free_space=config.limits.free_space,
+        reach=reach,
+    )
+    return replace(made, **changes)
+
+
+@contextmanager
+def execute_loop(
+    config: Config,
+    store: Store,
+    options: "Options",
+    *,
+    observer: "Observer | None" = None,
+    alone: bool = False,
+    terminal: bool = False,
+) -> Iterator["tuple[ExecuteLoop, Executor]"]:
+    """An executor on this host, signed on with its proof of life; ends what it runs when the block is left.
+
+    alone: runs what it adopts and no other row. terminal: the run gets this terminal (for `--pdb`).
+    """
+    from peachctl.execute import ExecuteLoop
+    from peachctl.runner import alive
+
+    refuse_unready(config)
+    held = alive.take(alive.folder())
+    executor = Executor(held.token, host(), held.proof)
+
+    def open_runner(orders_after: float) -> "Runner":
+        if terminal:
+            from peachctl.runner.terminal import TerminalRunner
+
+            return TerminalRunner()
+        from peachctl.runner.supervised import open_runner
+
+        return open_runner(config.execute.isolation, held.fd, held.token, orders_after)
+
+    loop = ExecuteLoop(
+        store, open_runner, executor, options, observer=observer or (lambda claim, event: None), alone=alone
+    )
+    try:
+        yield loop, executor
+    finally:
+        loop.close()
+        held.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A file that became a row."""
+
+    file: str
+    id: int
+
+
+def read_input(file: str, limit: int) -> tuple[bytes, str]:
+    """The bytes of a file argument (`-`: standard input) and the name to report them under. Raises PeachError."""
+    import sys
+
+    try:
+        if file == "-":
+            body, name = sys.stdin.buffer.read(limit + 1), "standard input"
+        else:
+            with open(file, "rb") as stream:
+                body, name = stream.read(limit + 1), file
+    except OSError as error:
+        raise PeachError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise PeachError(f"{file!r}: {error}") from error
+    return body, name
+
+
+def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
+    """A workflow file as it would be filed. Raises PeachError with every problem that its check found."""
+    from peachctl.ingest import prepare_entry
+    from peachctl.wire import Limits
+
+    body, name = read_input(file, config.limits.message_bytes)
+    limits = Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes)
+    return prepare_entry(body, name, load_hub(config, hub), limits, priority=priority)
+
+
+def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:
+    """Files all entries (all or none), places their scripts, and returns the ids."""
+    from peachctl.ingest import file_entries
+
+    pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
+    filed = file_entries(store, [entry for _, entry in pairs], config.folders.queue)
+    return [Submitted(file, one.id) for (file, _), one in zip(pairs, filed, strict=True)]
+
+
+def run_file(
+    config: Config,
+    file: str,
+    *,
+    hub: Path | None,
+    scheduler: str | None,
+    observer: "Observer",
+    debug: bool = False,
+) -> Row:
+    """One workflow from decoding to packed output, here and now. Returns its row after the end.
+
+    Ctrl-C (SIGINT) and SIGTERM cancel it: its processes are ended, and the row says cancelled.
+    """
+    import signal
+
+    from peachctl.ingest import unique_name
+
+    make_folders(config)
+    entry = entry_of(config, file, hub=hub)
+    chosen = "sync" if debug else scheduler
+    entry = replace(entry, hub=str(hub or config.folders.hub), scheduler=chosen or config.execute.scheduler)
+    store = open_store(config)
+    opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
+    with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
+        store.join(executor)
+        claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
+        asked: list[int] = []
+
+        def stop(signum: int, frame: object) -> None:
+            asked.append(signum)
+            loop.poke()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            loop.adopt(claim)
+            cancelled = 0
+            while loop.busy or _unfinished(store, claim):
+                loop.step(0.5)
+                if len(asked) > cancelled:
+                    cancelled = len(asked)
+                    _cancel(store, claim)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        row = store.get(claim.id)
+    if row is None:
+        raise PeachError(f"workflow {claim.id} was deleted while it ran")
+    return row
+
+
+def _unfinished(store: Store, claim: Claim) -> bool:
+    row = store.get(claim.id)
+    return row is not None and not row.status.ended
+
+
+def _cancel(store: Store, claim: Claim) -> None:
+    from peachctl.errors import StateError
+
+    try:
+        store.cancel(claim.id)
+    except StateError:
+        pass  # it has just ended by itself
+
+
+def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable[[Row], None]) -> list[Row]:
+    """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
+    from peachctl.errors import StateError
+
+    until = None if timeout is None else time.monotonic() + timeout
+    ended: dict[int, Row] = {}
+    while len(ended) < len(ids):
+        for id in ids:
+            if id in ended:
+                continue
+            row = store.get(id)
+            if row is None:
+                raise StateError(f"workflow {id} was deleted")
+            if row.status.ended and (row.output_file or row.finished_date):
+                ended[id] = row
+                seen(row)
+        if len(ended) == len(ids):
+            break
+        if until is not None and time.monotonic() > until:
+            raise PeachError(f"{len(ids) - len(ended)} of {len(ids)} workflows had not ended after {timeout:g} s")
+        time.sleep(0.1)
+    return [ended[id] for id in ids]
