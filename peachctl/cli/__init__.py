@@ -1,0 +1,71 @@
+"""The command line: parse, call, render. What a command does lives in the modules that it calls.
+
+Command modules import nothing heavy at their top, so that `--version`, `--help` and completion stay quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peachctl import __version__
+from peachctl.cli import consume, queue, services, system, workflow
+from peachctl.cli.render import screen
+from peachctl.errors import Exit, PeachError
+
+app = typer.Typer(
+    name="peachctl",
+    help="The backend of Peach: takes workflows in, runs them, and shows what became of them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # locals of a traceback may hold passwords
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"peachctl {__version__}")  # noqa: T201 - the result
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (else the usual places).")
+    ] = None,
+    color: Annotated[str, typer.Option(metavar="auto|always|never", help="Colours in what people read.")] = "auto",
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks of errors.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")] = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if color not in ("auto", "always", "never"):
+        raise typer.BadParameter(f"{color!r} is not one of auto, always, never", param_hint="--color")
+    screen.configure(config_file=config, color=color, verbose=verbose, quiet=quiet)
+
+
+consume.register(app)
+workflow.register(app)
+queue.register(app)
+services.register(app)
+system.register(app)
+
+
+def main() -> None:
+    """Entry point: an error that knows its sentence becomes one line (or JSON) and its exit status."""
+    try:
+        app()
+    except PeachError as error:
+        if screen.verbose:
+            raise
+        screen.error(error)
+        sys.exit(error.exit)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is wrong, and the exit must not complain again.
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(Exit.DONE)

@@ -1,0 +1,167 @@
+"""A run while it runs: a live table on a terminal, lines everywhere else; and the story that `watch` tells."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peachctl.cli.render import MARKS, duration, mark, screen, to_terminal
+from peachctl.names import printable
+from peachctl.store import Claim
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+    from peachctl.config import Config
+
+
+class Progress:
+    """Live progress of one workflow on stderr. Use as a context; `hear` is the observer of the execute loop."""
+
+    SHOWN = 24
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._nodes: dict[str, dict[str, Any]] = {}
+        self._started = time.monotonic()
+        self._live: Live | None = None
+        self._animate = to_terminal(sys.stderr) and not screen.quiet
+        self._note = ""
+
+    def __enter__(self) -> "Progress":
+        if self._animate:
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._draw, console=screen.console(stderr=True), refresh_per_second=10, transient=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def hear(self, claim: Claim, event: Mapping[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "graph":
+            for item in event["nodes"]:
+                self._nodes[item["id"]] = {**item, "status": "waiting", "at": None, "took": None, "say": ""}
+        elif kind == "node":
+            self._hear_node(event)
+        elif kind == "log" and event.get("node") in self._nodes:
+            self._nodes[event["node"]]["say"] = str(event.get("message", ""))
+        elif kind == "given back":
+            self._note = str(event.get("reason"))
+            if not self._animate:
+                screen.say(f"workflow {claim.id}: {self._note}; it starts again")
+
+    def _hear_node(self, event: Mapping[str, Any]) -> None:
+        node = self._nodes.get(event["id"])
+        if node is None:
+            return
+        status, at = str(event["status"]), event.get("at")
+        node["status"] = status
+        if status == "running":
+            node["at"] = at
+        elif node["at"] is not None and at is not None:
+            node["took"] = at - node["at"]
+        error = event.get("error")
+        if error:
+            node["say"] = f"{error.get('type')}: {error.get('message')}".split("\n")[0]
+        if not self._animate and not screen.quiet:
+            took = f" ({duration(node['took'])})" if node["took"] is not None else ""
+            more = f": {printable(node['say'], 160)}" if error else ""
+            done = sum(one["status"] not in ("waiting", "running") for one in self._nodes.values())
+            count = f"[{done}/{len(self._nodes)}]" if status != "running" else "      "
+            screen.say(f"{count} {printable(event['id'], 40)} {status}{took}{more}")
+
+    def _draw(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        done = sum(one["status"] not in ("waiting", "running") for one in self._nodes.values())
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(printable(self._title, 60), style="bold"),
+            ProgressBar(total=max(1, len(self._nodes)), completed=done, width=24),
+            Text(f"{done}/{len(self._nodes)} nodes"),
+            Text(duration(time.monotonic() - self._started), style="bright_black"),
+        )
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        for id, node in self._most_telling():
+            took = node["took"]
+            if took is None and node["status"] == "running" and node["at"]:
+                took = max(0.0, time.time() - node["at"])
+            say = Text(printable(node["say"], 100), style="red" if node["status"] == "error" else "bright_black")
+            table.add_row(
+                mark(node["status"]), Text(printable(id, 32)), Text(printable(node["service"], 24), style="cyan"),
+                Text(duration(took)), say,
+            )
+        parts: list[RenderableType] = [head, table]
+        if len(self._nodes) > self.SHOWN:
+            parts.append(Text(f"... {len(self._nodes) - self.SHOWN} more", style="bright_black"))
+        if self._note:
+            parts.append(Text(self._note, style="yellow"))
+        return Group(*parts)
+
+    def _most_telling(self) -> list[tuple[str, dict[str, Any]]]:
+        items = list(self._nodes.items())
+        if len(items) <= self.SHOWN:
+            return items
+        rank = {"error": 0, "running": 1, "waiting": 2, "skipped": 3}
+        return sorted(items, key=lambda item: rank.get(item[1]["status"], 4))[: self.SHOWN]
+
+
+class Story:
+    """What `watch` tells of each run: its failures with node, traceback and log, and its end."""
+
+    def __init__(self, config: "Config") -> None:
+        self._config = config
+        self._services: dict[tuple[int, str], str] = {}
+
+    def hear(self, claim: Claim, event: Mapping[str, Any]) -> None:
+        console = screen.console(stderr=True)
+        title = f"workflow {claim.id} {printable(claim.row.name, 60)!r}"
+        kind = event.get("event")
+        if kind == "started":
+            console.print(f"{MARKS['running'][0]} {title} runs ({claim.row.execution_file})", style="yellow")
+        elif kind == "graph":
+            for item in event["nodes"]:
+                self._services[claim.id, item["id"]] = f"{item['service']} v{item['version']}"
+        elif kind == "log":
+            console.print(f"  [{printable(event['node'], 40)}] {event['level']}: {printable(event['message'], 300)}")
+        elif kind == "node" and event["status"] == "error":
+            error = event.get("error") or {}
+            service = self._services.get((claim.id, event["id"]), "")
+            console.print(f"{MARKS['error'][0]} node {printable(event['id'], 60)!r} ({service})", style="red bold")
+            console.print(f"  {error.get('type')}: {error.get('message')}", style="red")
+            for line in (error.get("traceback") or "").rstrip().splitlines():
+                console.print(f"  {line}", style="bright_black")
+        elif kind == "ended":
+            self._ended(claim, event, title)
+
+    def _ended(self, claim: Claim, event: Mapping[str, Any], title: str) -> None:
+        console = screen.console(stderr=True)
+        self._services = {key: value for key, value in self._services.items() if key[0] != claim.id}
+        sign, style = MARKS[event["status"]]
+        console.print(f"{sign} {title}: {event['status']}", style=style)
+        if event["status"] == "success":
+            console.print(f"  output: {self._config.folders.download_files / event['output_file']}")
+            return
+        console.print(f"  {event['reason']}")
+        for line in tail(self._config.folders.workflow_temp / f"workflow_{claim.id}", claim.id, 12):
+            console.print(f"  | {line}", style="bright_black")
+        console.print(f"  all of its log: peachctl queue logs {claim.id}")
+
+
+def tail(folder: Path, id: int, lines: int) -> list[str]:
+    """The last lines of what the workflow printed."""
+    from peachctl.files import output_text
+
+    return [printable(line, 300) for line in output_text(folder.parent, id).splitlines()[-lines:]]

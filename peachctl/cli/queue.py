@@ -1,0 +1,245 @@
+"""`queue list|show|logs` and `dlq list|show`."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peachctl.cli.render import Format, Output, Reveal, ago, duration, grid, mark, screen
+from peachctl.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peachctl.store import Letter, NodeState, Row
+
+queue = typer.Typer(no_args_is_help=True, help="The queue: what waits, runs and has ended.")
+dlq = typer.Typer(no_args_is_help=True, help="Dead letters: refused messages.")
+
+Id = Annotated[int, typer.Argument(metavar="ID", help="The workflow's id in the queue.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(queue, name="queue")
+    app.add_typer(dlq, name="dlq")
+
+
+@queue.command("list")
+def list_(
+    user: Annotated[str | None, typer.Option("--user", help="Of this user only.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="queued|processing|cancelled|success|error", help="In this state.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="The newest N only.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Workflows, the newest first."""
+    from peachctl import app, present
+
+    wanted = None
+    if status is not None:
+        try:
+            wanted = present.status_of(status)
+        except KeyError:
+            raise ConfigError(
+                f"--status: {status!r} is not one of queued, processing, cancelled, success, error"
+            ) from None
+    config = screen.config()
+    with contextlib.closing(app.open_store(config)) as store:
+        rows = store.list(user=user, status=wanted, limit=limit)
+    screen.result([present.row(row) for row in rows], lambda console: _rows(console, rows))
+
+
+def _rows(console: "Console", rows: "list[Row]") -> None:
+    from peachctl.masking import mask
+    from peachctl.names import printable
+
+    grid(
+        console,
+        ("ID", "STATUS", "%", "NAME", "USER", "SENT", "WHY"),
+        [
+            (
+                str(row.id),
+                mark(row.status.word),
+                str(row.progress),
+                mask(printable(row.name, 40)),
+                mask(printable(row.user, 30)),
+                ago(row.sending_date),
+                mask(printable(row.reason or "", 80)),
+            )
+            for row in rows
+        ],
+        "The queue is empty. Next: peachctl run FILE   or   peachctl submit FILE",
+    )
+
+
+def _existing(id: int) -> "tuple[Row, list[NodeState], Any]":
+    from peachctl import app
+
+    config = screen.config()
+    with contextlib.closing(app.open_store(config)) as store:
+        row = store.get(id)
+        if row is None:
+            raise StateError(f"there is no workflow {id}", "peachctl queue list")
+        return row, store.nodes(id), config
+
+
+@queue.command("show")
+def show(id: Id, reveal: Reveal = False, output: Output = Format.TABLE) -> None:
+    """One workflow with the state of each node."""
+    from peachctl import present
+
+    row, nodes, config = _existing(id)
+    value = present.detail(row, nodes, config.folders.download_files, reveal=reveal)
+    screen.result(value, lambda console: _detail(console, value, row, nodes))
+
+
+def _detail(console: "Console", value: dict[str, Any], row: "Row", nodes: "list[NodeState]") -> None:
+    from rich.text import Text
+
+    from peachctl.names import printable
+
+    console.print(Text.assemble((f"Workflow {row.id}  ", "bold"), mark(row.status.word), f"  {row.progress} %"))
+    facts = (
+        ("name", printable(value["name"], 200)),
+        ("user", printable(value["user"], 100)),
+        ("why", value["reason"]),
+        ("sent", f"{row.sending_date} ({ago(row.sending_date)})" if row.sending_date else None),
+        ("ended", f"{row.finished_date} ({ago(row.finished_date)})" if row.finished_date else None),
+        ("attempt", f"{row.attempt}" + (f" on {row.host}" if row.host else "") if row.attempt else None),
+        ("priority", row.priority),
+        ("script", row.execution_file),
+        ("output", value["output_path"]),
+    )
+    for label, fact in facts:
+        if fact is not None:
+            console.print(f"  {label:9}{fact}", soft_wrap=True)
+    if nodes:
+        console.print()
+    grid(
+        console,
+        ("NODE", "SERVICE", "STATUS", "TOOK", "SAYS"),
+        [
+            (
+                printable(node.id, 40),
+                f"{printable(node.service, 30)} v{node.version}",
+                mark(node.status.value),
+                duration(node.finished - node.started) if node.finished and node.started else "",
+                printable(f"{node.error.get('type')}: {node.error.get('message')}", 120) if node.error else "",
+            )
+            for node in nodes
+        ],
+        "No node is known yet.",
+    )
+
+
+@queue.command("logs")
+def logs(
+    id: Id,
+    node: Annotated[str | None, typer.Argument(metavar="[NODE]", help="Of this node only.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the workflow has ended.")] = False,
+    reveal: Reveal = False,
+) -> None:
+    """What a workflow, or one of its nodes, has printed and logged."""
+    from peachctl import app, files
+    from peachctl.masking import mask
+
+    row, nodes, config = _existing(id)
+    if node is not None and node not in {one.id for one in nodes}:
+        raise StateError(f"workflow {id} has no node {node!r}", f"peachctl queue show {id}")
+    shown = 0
+    with contextlib.closing(app.open_store(config)) as store:
+        while True:
+            latest = store.get(id)
+            text = files.output_text(config.folders.workflow_temp, id, node)
+            if len(text) > shown:
+                screen.text(text[shown:] if reveal else mask(text[shown:]))
+                shown = len(text)
+            if not follow or latest is None or latest.status.ended:
+                break
+            time.sleep(0.3)
+    if not shown and not follow:
+        screen.say(row.reason or "Nothing was printed.")
+
+
+@dlq.command("list")
+def dlq_list(output: Output = Format.TABLE) -> None:
+    """Refused messages, the oldest first."""
+    from peachctl import app, present
+    from peachctl.names import printable
+
+    config = screen.config()
+    with contextlib.closing(app.open_store(config)) as store:
+        letters = store.letters()
+    screen.result(
+        [present.letter(one) for one in letters],
+        lambda console: grid(
+            console,
+            ("#", "RECEIVED", "FROM", "SIZE", "FIELD", "REASON"),
+            [
+                (
+                    str(one.number),
+                    ago(_moment(one.received)),
+                    printable(_source(one), 60),
+                    str(one.size),
+                    printable(one.field, 40),
+                    printable(one.reason, 160),
+                )
+                for one in letters
+            ],
+            "There are no dead letters.",
+        ),
+    )
+
+
+@dlq.command("show")
+def dlq_show(
+    number: Annotated[int, typer.Argument(metavar="N", help="The letter's number.")],
+    reveal: Reveal = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """One refused message: why, where in it, and what its bytes are there."""
+    from peachctl import app, present
+    from peachctl.hexdump import around
+
+    config = screen.config()
+    with contextlib.closing(app.open_store(config)) as store:
+        one = store.letter(number)
+    if one is None:
+        raise StateError(f"there is no dead letter {number}", "peachctl dlq list")
+    value = {**present.letter(one), "byte_offset": one.byte_offset, "id": one.queue_id}
+
+    def table(console: "Console") -> None:
+        facts = (
+            ("from", _source(one)),
+            ("received", value["received"]),
+            ("size", f"{one.size} bytes"),
+            ("field", one.field or None),
+            ("byte", one.byte_offset),
+            ("workflow", one.queue_id),
+        )
+        console.print(f"Dead letter {number}: {value['reason']}", style="red", soft_wrap=True)
+        for label, fact in facts:
+            if fact is not None:
+                console.print(f"  {label:9}{fact}", soft_wrap=True)
+        if one.byte_offset is not None:
+            for line in around(one.body, one.byte_offset, reveal=reveal):
+                console.print(f"  {line}", style="bright_black")
+
+    screen.result(value, table)
+
+
+def _moment(seconds: float) -> Any:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds)
+
+
+def _source(one: "Letter") -> str:
+    if one.file is not None:
+        return Path(one.file).name
+    if one.origin is not None:
+        return f"{one.origin.topic}[{one.origin.partition}] {one.origin.offset}"
+    return ""

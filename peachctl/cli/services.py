@@ -1,0 +1,191 @@
+"""`services list|check|port` and `example list|copy`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peachctl.cli.render import Format, Output, grid, screen
+from peachctl.errors import Exit, StateError
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from peachctl.hub import Found
+    from peachctl.workflow import Service
+
+services = typer.Typer(no_args_is_help=True, help="The service hub.")
+example = typer.Typer(no_args_is_help=True, help="The example hub and workflows that come with the package.")
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="This service only.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(services, name="services")
+    app.add_typer(example, name="example")
+
+
+@services.command("list")
+def list_(output: Output = Format.TABLE) -> None:
+    """The services of the hub, the newest version of each."""
+    from peachctl import app, wire
+    from peachctl.hub import newest
+
+    config = screen.config()
+    hub = app.load_hub(config)
+    paths = {(one.service.id, one.service.version): one.path for one in hub.services}
+    value = []
+    for service in newest(hub):
+        [body] = wire.services_to_json([service])
+        value.append(
+            {
+                **body,
+                "versions": sorted(hub.by_name[service.id]),
+                "path": str(paths[service.id, service.version]),
+            }
+        )
+    screen.result(
+        value,
+        lambda console: grid(
+            console,
+            ("SERVICE", "VERSIONS", "IN", "OUT", "PARAMETERS", "DESCRIPTION"),
+            [
+                (
+                    one["id"],
+                    ", ".join(map(str, one["versions"])),
+                    ", ".join(one["inputPorts"]),
+                    ", ".join(one["outputPorts"]),
+                    ", ".join(param["key"] for param in one["params"]),
+                    one["description"],
+                )
+                for one in value
+            ],
+            f"No service below {config.folders.hub}. Next: peachctl example copy",
+        ),
+    )
+    for problem in hub.problems:
+        screen.say(f"{problem.where}: {problem.message}", style="yellow")
+
+
+def _chosen(name: str | None) -> "list[Found]":
+    from peachctl import app
+    from peachctl.hub import nearest
+
+    hub = app.load_hub(screen.config())
+    if name is None:
+        return hub.services
+    found = [one for one in hub.services if one.service.id == name]
+    if not found:
+        close = nearest(name, hub.by_name)
+        raise StateError(
+            f"there is no service {name!r} in the hub", f"did you mean {close}?" if close else "peachctl services list"
+        )
+    return found
+
+
+@services.command("check")
+def check(name: Name = None, output: Output = Format.TABLE) -> None:
+    """Checks the services of the hub, without importing them. Exit 1 on a problem."""
+    from peachctl import app
+    from peachctl.hub import check_service
+
+    found = _chosen(name)
+    problems = [] if name is not None else list(app.load_hub(screen.config()).problems)
+    for one in found:
+        problems += check_service(one)
+    unique = list(dict.fromkeys(problems))
+    value = {
+        "ok": not unique,
+        "problems": [{"code": one.code, "where": one.where, "message": one.message} for one in unique],
+    }
+
+    def table(console: Any) -> None:
+        for one in unique:
+            console.print(f"✗ {one.where}: {one.message}  [{one.code}]", style="red")
+        if not unique:
+            console.print(f"✓ {len(found)} services, no problem", style="green")
+
+    screen.result(value, table)
+    if unique:
+        raise typer.Exit(Exit.FAILED)
+
+
+@services.command("port")
+def port(
+    name: Name = None,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the files (the old ones are kept as .py2).")] = False,
+) -> None:
+    """Brings Python 2 services to Python 3; shows the difference unless told to write."""
+    from peachctl import porting
+    from peachctl.hub import code_files
+
+    changed = 0
+    for one in _chosen(name):
+        for file in code_files(one.path):
+            if file.suffix != ".py":
+                continue
+            ported = porting.port_file(file)
+            for warning in ported.warnings:
+                screen.say(f"{file}: {warning}", style="yellow")
+            if not ported.changed:
+                continue
+            changed += 1
+            if write:
+                porting.write(file, ported)
+                screen.say(f"{file} rewritten")
+            else:
+                screen.text(ported.diff)
+    if not changed:
+        screen.say("Nothing to port.")
+    elif not write:
+        screen.say(f"{changed} files would change. Next: peachctl services port {name or ''} --write".replace("  ", " "))
+
+
+def service_tree(service: "Service") -> "Tree":
+    """A service as a small tree."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    kinds = {0: "text", 1: "int", 2: "float", 3: "long", 4: "double", 5: "text", 6: "bool"}
+    tree = Tree(Text.assemble((service.id, "bold cyan"), f" v{service.version}  {service.name}"))
+    if service.description:
+        tree.add(Text(service.description, style="italic"))
+    for label, ports in (("in", service.input_ports), ("out", service.output_ports)):
+        for index, name in enumerate(ports):
+            tree.add(Text(f"{label} {index}  {name}"))
+    for param in service.params:
+        kind = kinds.get(param.parameter_type, str(param.parameter_type))
+        tree.add(Text(f"parameter {param.key} ({kind})  {param.name}"))
+    return tree
+
+
+@example.command("list")
+def example_list(output: Output = Format.TABLE) -> None:
+    """The examples that come with peachctl."""
+    from peachctl import examples
+
+    value = [one.to_json() for one in examples.catalogue()]
+    screen.result(
+        value,
+        lambda console: grid(
+            console,
+            ("NAME", "NEEDS", "WHAT"),
+            [(one["name"], f"peachctl[{one['extra']}]" if one["extra"] else "", one["description"]) for one in value],
+            "No example came with this installation.",
+        ),
+    )
+
+
+@example.command("copy")
+def example_copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An example of `example list`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+) -> None:
+    """Copies an example's workflow and the hub that it needs into a folder of yours."""
+    from peachctl import examples
+
+    copied = examples.copy(name, folder)
+    screen.text(str(copied.workflow))
+    screen.say(f"Next: peachctl run {copied.workflow} --hub {copied.hub}")
+
+

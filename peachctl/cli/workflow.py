@@ -1,0 +1,325 @@
+"""`run`, `run-script`, `submit`, `decode`, `encode`, `check`: one workflow at a time."""
+
+import contextlib
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peachctl.cli.render import Format, Output, Reveal, mark, screen
+from peachctl.errors import ConfigError, Exit, PeachError, StateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peachctl.workflow import Problem, Workflow
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A workflow: .bin (Avro), .json or .wf; - is stdin.")]
+Pdb = Annotated[bool, typer.Option("--pdb", help="Stop in a debugger where a node fails (runs one node at a time).")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="sync|threads|processes", help="How the nodes of the workflow are run."),
+]
+HubDir = Annotated[Path | None, typer.Option("--hub", metavar="DIR", help="The service hub to run it against.")]
+
+
+class Shape(str, Enum):
+    """What `decode` shows."""
+
+    TREE = "tree"
+    JSON = "json"
+    DOT = "dot"
+    MERMAID = "mermaid"
+    SVG = "svg"
+    SCRIPT = "script"
+
+
+class Kind(str, Enum):
+    """What kind of message `decode` reads."""
+
+    AUTO = "auto"
+    WORKFLOW = "workflow"
+    SERVICES = "services"
+
+
+def register(app: typer.Typer) -> None:
+    for name, command in (
+        ("run", run),
+        ("run-script", run_script),
+        ("submit", submit),
+        ("decode", decode),
+        ("encode", encode),
+        ("check", check),
+    ):
+        app.command(name)(command)
+
+
+def _scheduler(word: str | None) -> str | None:
+    if word == "distributed":
+        raise ConfigError("--scheduler distributed is not in this version yet", "use processes, threads or sync")
+    if word is not None and word not in ("sync", "threads", "processes"):
+        raise ConfigError(f"--scheduler: {word!r} is not one of sync, threads, processes")
+    return word
+
+
+def run(
+    file: File, hub: HubDir = None, scheduler: Scheduler = None, pdb: Pdb = False, output: Output = Format.TABLE
+) -> None:
+    """Runs one workflow here and now, from decoding to packed output."""
+    from peachctl import app, present
+    from peachctl.cli.live import Progress
+
+    config = screen.config()
+    scheduler = _scheduler(scheduler)
+    screen.log_to_stderr() if screen.verbose else None
+    progress = Progress(Path(file).name)
+    with progress if not pdb else contextlib.nullcontext():
+        row = app.run_file(
+            config,
+            file,
+            hub=None if hub is None else hub.absolute(),
+            scheduler=scheduler,
+            observer=progress.hear if not pdb else (lambda claim, event: None),
+            debug=pdb,
+        )
+    with contextlib.closing(app.open_store(config)) as store:
+        nodes = store.nodes(row.id)
+    value = present.detail(row, nodes, config.folders.download_files)
+    folder = config.folders.workflow_temp / f"workflow_{row.id}"
+    screen.result(value, lambda console: _ended(console, value, folder))
+    if row.status.word == "cancelled":
+        raise typer.Exit(Exit.INTERRUPTED)
+    if row.status.word != "success":
+        raise typer.Exit(Exit.WORKFLOW)
+
+
+def _ended(console: "Console", value: dict[str, Any], folder: Path) -> None:
+    from rich.text import Text
+
+    line = Text.assemble(f"Workflow {value['id']} ", mark(value["status"]))
+    console.print(line)
+    if value["reason"]:
+        console.print(f"  {value['reason']}")
+    for node in value["nodes"]:
+        if node["status"] == "error" and node["error"] and node["error"].get("traceback"):
+            console.print(f"\n  node {node['id']!r}", style="red")
+            for text in node["error"]["traceback"].rstrip().splitlines():
+                console.print(f"  {text}", style="bright_black")
+    console.print(f"  files   {folder}", soft_wrap=True)
+    if value["output_path"]:
+        console.print(f"  packed  {value['output_path']}", soft_wrap=True)
+    pages = sorted(folder.glob("*.html")) if folder.is_dir() else []
+    for page in pages[:3]:
+        console.print(f"  look at {page}", soft_wrap=True)
+    screen.say(f"Next: peachctl queue show {value['id']}" + ("" if value["status"] == "success" else
+               f"   or   peachctl queue logs {value['id']}"))
+
+
+def run_script(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A generated script.")], pdb: Pdb = False
+) -> None:
+    """Runs one generated script in this terminal; no row, no database needed."""
+    if not script.is_file():
+        raise PeachError(f"{script}: no such file")
+    from peachctl.script import read_header
+
+    header = read_header(script.read_bytes())
+    if header is not None and header.state == "torn":
+        raise PeachError(f"{script}: the script is cut off", "render it again: peachctl decode -o script FILE")
+    if screen.config_file is not None:
+        os.environ["PEACHCTL_CONFIG"] = str(screen.config_file.absolute())
+    if pdb:
+        os.environ["PEACHCTL_PDB"] = "1"
+    screen.config()  # a mistake in it is said before anything runs
+    # The script gets an interpreter of its own, as everywhere: nothing of this command's imports is in its way.
+    os.execv(sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())])
+
+
+def submit(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Workflow files; - is stdin.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow them to their end.")] = False,
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="T", help="Give up waiting after T.")] = None,
+    priority: Annotated[int, typer.Option("--priority", metavar="N", help="Higher runs first.")] = 1,
+    output: Output = Format.TABLE,
+) -> None:
+    """Hands workflows to the installation: all of them, or none where one is bad."""
+    from peachctl import app
+    from peachctl.cli.render import grid
+    from peachctl.config import seconds
+
+    config = screen.config()
+    app.refuse_unready(config)
+    app.make_folders(config)
+    limit = None if timeout is None else seconds(timeout)
+    entries = [(file, app.entry_of(config, file, priority=priority)) for file in files]
+    with contextlib.closing(app.open_store(config)) as store:
+        done = app.submit(config, store, entries)
+        status = dict.fromkeys((one.id for one in done), "queued")
+        if wait:
+            rows = app.wait_for(store, [one.id for one in done], limit, lambda row: None)
+            status = {row.id: row.status.word for row in rows}
+    value = [{"file": one.file, "id": one.id, "status": status[one.id]} for one in done]
+    screen.result(
+        value,
+        lambda console: grid(
+            console, ("ID", "STATUS", "FILE"), [(str(v["id"]), mark(str(v["status"])), str(v["file"])) for v in value], ""
+        ),
+    )
+    if not wait:
+        screen.say("Next: peachctl consume execute   (runs them)   or   peachctl queue list")
+    if any(word in ("error", "cancelled") for word in status.values()):
+        raise typer.Exit(Exit.WORKFLOW)
+
+
+def decode(
+    file: File,
+    output: Annotated[Shape, typer.Option("-o", "--output", help="What to show.")] = Shape.TREE,
+    kind: Annotated[Kind, typer.Option("--type", help="What kind of message it is.")] = Kind.AUTO,
+    reveal: Reveal = False,
+) -> None:
+    """Shows a message: a workflow, a service list or a `service.config`."""
+    import hashlib
+
+    from peachctl import app, wire
+
+    if output is Shape.JSON:
+        screen.format = Format.JSON
+    config = screen.config()
+    body, name = app.read_input(file, max(config.limits.message_bytes, 1 << 20))
+    with named(name):
+        if kind is Kind.SERVICES or (kind is Kind.AUTO and _is_services(name, body)):
+            _show_services(body, name, output)
+            return
+        workflow = wire.decode_file(body, name, app.limits(config))
+    if output is Shape.JSON:
+        screen.text(wire.workflow_json_text(workflow))
+    elif output is Shape.SCRIPT:
+        from peachctl.script import render
+        from peachctl.workflow import check as problems_of
+
+        with named(name):
+            problems = [one for one in problems_of(workflow, None)]
+            if problems:
+                raise PeachError("; ".join(one.message for one in problems), "see: peachctl check FILE")
+            avro = wire.encode_workflow(workflow)
+            screen.text(render(workflow, hashlib.md5(avro, usedforsecurity=False).hexdigest()))
+    else:
+        _draw(workflow, output, reveal=reveal)
+
+
+def _draw(workflow: "Workflow", shape: Shape, *, reveal: bool) -> None:
+    from peachctl import app, draw
+
+    try:
+        services = app.load_hub(screen.config()).by_name
+    except PeachError:
+        services = {}
+    if shape is Shape.TREE:
+        screen.console(stderr=False).print(draw.tree(workflow, services, reveal=reveal))
+    else:
+        maker = {Shape.DOT: draw.dot, Shape.MERMAID: draw.mermaid, Shape.SVG: draw.svg}[shape]
+        screen.text(maker(workflow, services, reveal=reveal))
+
+
+def _is_services(name: str, body: bytes) -> bool:
+    return Path(name).name == "service.config" or body[:4] == b"Obj\x01"
+
+
+def _show_services(body: bytes, name: str, shape: Shape) -> None:
+    import json
+
+    from peachctl import wire
+
+    if body[:4] == b"Obj\x01":
+        services = [wire.decode_service_config(body)]
+    else:
+        services = wire.decode_services(body)
+    if shape is Shape.JSON:
+        screen.text(json.dumps(wire.services_to_json(services), ensure_ascii=False, indent=1))
+    elif shape is Shape.TREE:
+        from peachctl.cli.services import service_tree
+
+        for service in services:
+            screen.console(stderr=False).print(service_tree(service))
+    else:
+        raise ConfigError(f"-o {shape.value}: a service list can be shown as tree or json")
+
+
+@contextlib.contextmanager
+def named(name: str) -> Any:
+    """Errors inside name the input that they are about."""
+    try:
+        yield
+    except PeachError as error:
+        error.message = f"{name}: {error.message}"
+        error.args = (error.message,)
+        raise
+
+
+def encode(
+    file: File,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write (else stdout).")] = None,
+) -> None:
+    """Writes a workflow's JSON as Avro binary."""
+    from peachctl import app, wire
+    from peachctl.files import write_bytes
+
+    config = screen.config()
+    body, name = app.read_input(file, 8 * config.limits.message_bytes)
+    with named(name):
+        try:
+            text = body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PeachError(f"not JSON: byte {error.start} is not UTF-8") from error
+        avro = wire.encode_workflow(wire.workflow_from_json(text))
+    if out is not None:
+        write_bytes(out, avro)
+        screen.say(f"{len(avro)} bytes written to {out}. Next: peachctl decode {out}")
+        return
+    if sys.stdout.isatty():
+        raise ConfigError("Avro bytes are not for a terminal", "name a file with --out FILE, or redirect stdout")
+    sys.stdout.buffer.write(avro)
+
+
+def check(
+    target: Annotated[str, typer.Argument(metavar="FILE|ID", help="A workflow file, or the id of a queued one.")],
+    hub: HubDir = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Checks the graph, and every service, version, port and parameter against the hub. Exit 1 on a problem."""
+    from peachctl import app, wire
+    from peachctl.workflow import check as problems_of
+
+    config = screen.config()
+    if target.isascii() and target.isdigit() and not Path(target).exists():
+        with contextlib.closing(app.open_store(config)) as store:
+            row = store.get(int(target))
+        if row is None:
+            raise StateError(f"there is no workflow {target}", "peachctl queue list")
+        with named(f"workflow {target}"):
+            workflow = wire.workflow_from_json(row.workflow_json)
+    else:
+        body, name = app.read_input(target, config.limits.message_bytes)
+        with named(name):
+            workflow = wire.decode_file(body, name, app.limits(config))
+    found = app.load_hub(config, hub)
+    problems = problems_of(workflow, found.by_name)
+    value = {
+        "ok": not problems,
+        "problems": [{"code": one.code, "where": one.where, "message": one.message} for one in problems],
+    }
+    screen.result(value, lambda console: _show_problems(console, problems, workflow))
+    if problems:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _show_problems(console: "Console", problems: "list[Problem]", workflow: "Workflow") -> None:
+    if not problems:
+        console.print(f"✓ {len(workflow.nodes)} nodes, no problem", style="green")
+    for one in problems:
+        console.print(f"✗ {one.where or 'workflow'}: {one.message}  [{one.code}]", style="red")
+
+
