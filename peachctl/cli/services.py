@@ -162,9 +162,9 @@ def service_tree(service: "Service") -> "Tree":
 @example.command("list")
 def example_list(output: Output = Format.TABLE) -> None:
     """The examples that come with peachctl."""
-    from peachctl import examples
+    from peachctl import catalogue
 
-    value = [one.to_json() for one in examples.catalogue()]
+    value = [one.to_json() for one in catalogue.examples()]
     screen.result(
         value,
         lambda console: grid(
@@ -182,9 +182,9 @@ def example_copy(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
 ) -> None:
     """Copies an example's workflow and the hub that it needs into a folder of yours."""
-    from peachctl import examples
+    from peachctl import catalogue
 
-    copied = examples.copy(name, folder)
+    copied = catalogue.copy(name, folder)
     screen.text(str(copied.workflow))
     screen.say(f"Next: peachctl run {copied.workflow} --hub {copied.hub}")
 

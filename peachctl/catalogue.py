@@ -37,7 +37,7 @@ def folder() -> Path:
     return packaged if packaged.is_dir() else here.parent / "examples"
 
 
-def catalogue() -> list[Example]:
+def examples() -> list[Example]:
     """All examples, as `examples.toml` lists them."""
     path = folder() / "examples.toml"
     try:
@@ -49,9 +49,9 @@ def catalogue() -> list[Example]:
 
 def copy(name: str, target: Path) -> Copied:
     """Copies the workflow and the hub. Raises StateError for an unknown name, PeachError where files are in the way."""
-    found = next((one for one in catalogue() if one.name == name), None)
+    found = next((one for one in examples() if one.name == name), None)
     if found is None:
-        known = ", ".join(one.name for one in catalogue())
+        known = ", ".join(one.name for one in examples())
         raise StateError(f"there is no example {name!r}", f"known: {known}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PeachError(f"{target} is there and not an empty folder")
