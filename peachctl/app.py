@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peachctl.ingest import Ingest
     from peachctl.runner import Runner
     from peachctl.store.sqlite import SqliteStore
+    from peachctl.wire import Limits
 
 
 def host() -> str:
@@ -54,6 +55,13 @@ def refuse_unready(config: Config) -> None:
     for key, used in unready.items():
         if used:
             raise ConfigError(f"{key} is not in this version yet", "leave it out of the configuration")
+
+
+def limits(config: Config) -> "Limits":
+    """How large a message may be."""
+    from peachctl.wire import Limits
+
+    return Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes)
 
 
 def open_bus(config: Config) -> "FolderBus":
@@ -91,7 +99,6 @@ def make_folders(config: Config) -> None:
 def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
     """The ingest loop over this store and bus."""
     from peachctl.ingest import Ingest
-    from peachctl.wire import Limits
 
     return Ingest(
         store,
@@ -100,7 +107,7 @@ def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
         workflow_temp=config.folders.workflow_temp,
         download_files=config.folders.download_files,
         load_hub=lambda: load_hub(config),
-        limits=Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes),
+        limits=limits(config),
         free_space=config.limits.free_space,
     )
 
@@ -114,9 +121,11 @@ def options(config: Config, **changes: Any) -> "Options":
     cores = len(os.sched_getaffinity(0))
     reach = Reach(
         schemes=tuple(storage.schemes),
-        folders=tuple(str(folder) for folder in storage.folders) or (str(folders.data),),
+        folders=tuple(str(folder) for folder in storage.folders),
         hosts=tuple(storage.hosts),
         xnat_servers=tuple(storage.xnat_servers),
+        size=storage.file_bytes,
+        seconds=storage.file_time,
     )
     made = Options(
         hub=folders.hub,
@@ -124,7 +133,7 @@ def options(config: Config, **changes: Any) -> "Options":
         workflow_temp=folders.workflow_temp,
         download_workflows=folders.download_workflows,
         download_files=folders.download_files,
-        slots=run.slots or cores,
+        slots=run.slots,
         scheduler=run.scheduler,
         workers=cores,
         lease=run.lease,
@@ -206,11 +215,9 @@ def read_input(file: str, limit: int) -> tuple[bytes, str]:
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
     """A workflow file as it would be filed. Raises PeachError with every problem that its check found."""
     from peachctl.ingest import prepare_entry
-    from peachctl.wire import Limits
 
     body, name = read_input(file, config.limits.message_bytes)
-    limits = Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes)
-    return prepare_entry(body, name, load_hub(config, hub), limits, priority=priority)
+    return prepare_entry(body, name, load_hub(config, hub), limits(config), priority=priority)
 
 
 def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:

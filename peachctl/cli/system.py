@@ -56,7 +56,9 @@ def show(
     from peachctl import config as configuration
 
     config = screen.config()
-    flat = configuration.show(config)
+    flat = {
+        f"{section}.{key}": item for section, items in configuration.show(config).items() for key, item in items.items()
+    }
     value = (
         {key: {"value": item, "source": config.sources.get(key, "default")} for key, item in flat.items()}
         if sources
