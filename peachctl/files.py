@@ -1,0 +1,499 @@
+"""Files on disk: scripts, the folders of a workflow, and packed outputs.
+
+Everything is written under a temporary name and renamed into place, so that a reader sees all of a file or nothing.
+The layout of one workflow below `workflow_temp`:
+
+    workflow_<id>/                      what services made available, and the logs: published at the end of an attempt
+    .workflow_<id>/<attempt>/           one attempt; `workflow_<id>/` in it becomes the published folder
+    .workflow_<id>/<attempt>/output.log what the attempt's processes wrote to stdout and stderr
+    .workflow_<id>/results/             results of nodes, kept so that the next attempt can go on from them
+
+Clients run as another user of a common group (contract, "Shared storage"): folders get 2750 and files 0640 whatever
+the umask says, and a set-group-id bit above passes the group on.
+"""
+
+import errno
+import fcntl
+import io
+import os
+import re
+import secrets
+import shutil
+import stat
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from peachctl import script
+from peachctl.errors import PeachError
+from peachctl.masking import mask
+from peachctl.names import printable
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o2750
+PRIVATE_MODE = 0o2700
+LOG = "peachctl.log"
+
+_TEMPORARY = re.compile(r"\.peachctl-[0-9a-f]{16}\.tmp")
+_STALE = 60.0
+_LARGEST_SCRIPT = 256 << 20
+_LARGEST_LOG = 16 << 20
+# Images are mostly compressed already: the fastest level costs a fifth of the default one and is about as small.
+_COMPRESSION = 1
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class FilesError(PeachError):
+    """A folder or file that cannot be read or written."""
+
+
+class DiskFull(FilesError):
+    """No space (or quota) is left; what was half written is gone again. Loops pause and try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFolder:
+    """Where one attempt works: folder becomes the published one, results are kept, output is the captured output."""
+
+    folder: Path
+    results: Path
+    output: Path
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns an OSError into one sentence that begins with `what`."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else FilesError
+        raise kind(f"{what}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file under a name that nobody takes for anything, for the caller to rename; gone when the block fails.
+
+    Whoever writes it holds a lock on it, which tells a temporary file of a dead process (`clean_temporaries`).
+    """
+    path = folder / f".peachctl-{secrets.token_hex(8)}.tmp"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "w+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield stream, path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _settle(stream: BinaryIO, mode: int, *, durable: bool) -> None:
+    """Before the rename. The mode is set here because the umask has no say in what clients may read."""
+    stream.flush()
+    os.fchmod(stream.fileno(), mode)
+    if durable:
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file (UTF-8, 0640) in one step; what stood there is replaced. Raises DiskFull, FilesError."""
+    with _told(f"{printable(str(path))} cannot be written"), _temporary(path.parent) as (stream, temporary):
+        stream.write(text.encode(errors="backslashreplace"))
+        _settle(stream, FILE_MODE, durable=False)
+        temporary.replace(path)
+
+
+def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
+    """Creates a folder that is missing (its parents too) with exactly this mode; one that is there stays as it is."""
+    with _told(f"{printable(str(path))} cannot be created"):
+        if not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free for us where `path` is or will be. Raises FilesError."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    with _told(f"{printable(str(path))} cannot be examined"):
+        found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def clean_temporaries(folder: Path) -> int:
+    """Removes temporary files that a process of ours left when it was killed; returns how many.
+
+    Ours by its name, dead by its lock and age. Nothing else is touched, and a folder that cannot be read is no error.
+    """
+    removed = 0
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+    except OSError:
+        return 0
+    for name in names:
+        path = folder / name
+        try:
+            fd = os.open(path, _READ)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that is younger may have been created a moment ago and not be locked yet.
+            if time.time() - os.fstat(fd).st_mtime > _STALE:
+                path.unlink(missing_ok=True)
+                removed += 1
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+    return removed
+
+
+# Scripts
+
+
+def read_script(path: Path) -> str | None:
+    """The text of a script, None where there is no regular file (a link is none). Bytes that are not UTF-8 become
+    U+FFFD. Raises FilesError when it cannot be read or is beyond all measure."""
+    data = _read_regular(path)
+    return None if data is None else data.decode(errors="replace")
+
+
+def _read_regular(path: Path) -> bytes | None:
+    with _told(f"{printable(str(path))} cannot be read"):
+        try:
+            fd = os.open(path, _READ)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
+                return None
+            raise
+        with os.fdopen(fd, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size > _LARGEST_SCRIPT:
+                raise FilesError(f"{printable(str(path))} is no script: it has {status.st_size} bytes")
+            return stream.read(_LARGEST_SCRIPT)
+
+
+def place(queue_folder: Path, name: str, text: str) -> bool:
+    """Puts a script into the queue folder unless a whole one is there. True when this call wrote it.
+
+    What is there and torn (a beginning of `text`, zeros where the power went, or a checksum that says so) is written
+    again. An edited script, one that peachctl did not write, and anything that is no file stay as they are.
+
+    Not synchronised to disk: it is derived from the row, so a script that the power took is found torn and rendered
+    again. fsync would cost 15 times (1,450 instead of 22,400 files/s measured), for nothing that is not known anyway.
+
+    name: a script name (names.script_name). Raises DiskFull, FilesError; the latter for a name that is a path, too:
+    rows can be written by others.
+    """
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise FilesError(f"{printable(name)!r} is no file name")
+    path = queue_folder / name
+    there = _read_regular(path)
+    if there is not None:
+        header = script.read_header(there, text)
+        torn = header.state == "torn" if header is not None else text.encode().startswith(there.rstrip(b"\0"))
+        if not torn:
+            return False
+    elif os.path.lexists(path):
+        return False
+    write(path, text)
+    return True
+
+
+# The folders of a workflow
+
+
+def _attempts(home: Path) -> list[tuple[int, Path]]:
+    """The folders of a row's attempts, the latest first."""
+    try:
+        found = [(int(entry.name), Path(entry.path)) for entry in os.scandir(home) if entry.name.isdecimal()]
+    except FileNotFoundError:
+        return []
+    return sorted(found, reverse=True)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    """Removes whatever is there, and all below it."""
+    try:
+        if not _is_folder(path):
+            path.unlink(missing_ok=True)
+            return
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            # A service may have taken away its own right to look into a folder.
+            path.chmod(0o700)
+            for top, folders, _ in os.walk(path):
+                for folder in folders:
+                    if not (Path(top) / folder).is_symlink():
+                        (Path(top) / folder).chmod(0o700)
+            shutil.rmtree(path)
+    except RecursionError as error:
+        raise FilesError(f"{printable(str(path))} cannot be removed: its folders are nested too deep") from error
+
+
+def prepare_attempt(workflow_temp: Path, id: int, attempt: int, resumed: bool) -> AttemptFolder:
+    """The folders that an attempt starts with.
+
+    resumed: the files of the attempt before are taken over (its folder is renamed, or the published one moved back),
+    and kept results stay. Else it starts empty; an output published before stays until `publish` replaces it.
+    Raises DiskFull, FilesError.
+    """
+    with _told(f"workflow {id}: its folder cannot be prepared"):
+        home = workflow_temp / f".workflow_{id}"
+        if not _is_folder(home):
+            _remove(home)
+        make_folder(home)
+        mine = home / str(attempt)
+        earlier = [path for number, path in _attempts(home) if number != attempt]
+        if resumed and earlier and not mine.exists():
+            earlier.pop(0).rename(mine)
+        for path in earlier:
+            _remove(path)
+        if not resumed:
+            _remove(mine)
+            _remove(home / "results")
+        make_folder(mine)
+        folder = mine / f"workflow_{id}"
+        published = workflow_temp / f"workflow_{id}"
+        if resumed and not folder.exists() and _is_folder(published):
+            published.rename(folder)
+        make_folder(folder)
+        make_folder(home / "results", PRIVATE_MODE)
+        return AttemptFolder(folder, home / "results", mine / "output.log")
+
+
+def publish(attempt: AttemptFolder) -> Path:
+    """Renames an attempt's folder to `workflow_temp/workflow_<id>`, which it returns; one published before is
+    replaced. Done already, it does nothing. Raises DiskFull, FilesError."""
+    folder = attempt.folder
+    home = folder.parent.parent
+    target = home.parent / folder.name
+    with _told(f"{folder.name} cannot be published"):
+        if not folder.exists() and _is_folder(target):
+            return target
+        old = home / "replaced"
+        if os.path.lexists(target):
+            _remove(old)
+            target.rename(old)
+        folder.rename(target)
+        _remove(old)
+    return target
+
+
+def remove_workflow(workflow_temp: Path, id: int) -> None:
+    """Removes all that is kept of a workflow, but not its packed output. Raises FilesError."""
+    with _told(f"workflow {id}: its folder cannot be removed"):
+        _remove(workflow_temp / f"workflow_{id}")
+        _remove(workflow_temp / f".workflow_{id}")
+
+
+# Packed outputs
+
+
+def pack(folder: Path, download_files: Path, id: int) -> str:
+    """Packs a workflow's folder (gzip tar, top folder `workflow_<id>`) and returns the file's name, which is new:
+    `<unix time without the dot>_workflow_<id>.tar`.
+
+    Regular files and folders only, with modes 644 or 755 and no owner. A link to a file inside the folder becomes
+    that file; links that leave it, devices and the like, and what cannot be read are left out, and `peachctl.log` in
+    the packed output says so. A file that shrinks or grows meanwhile is cut or filled to its size at the beginning.
+    Raises DiskFull, FilesError; the temporary file is gone then.
+    """
+    with _told(f"the output of workflow {id} cannot be packed"):
+        with _temporary(download_files) as (stream, temporary):
+            # format PAX: any name that a file system allows, undecodable bytes included
+            with tarfile.open(
+                fileobj=stream,
+                mode="w:gz",
+                format=tarfile.PAX_FORMAT,
+                compresslevel=_COMPRESSION,
+                errors="surrogateescape",
+            ) as tar:
+                _Packer(tar, f"workflow_{id}").add_all(folder)
+            _settle(stream, FILE_MODE, durable=True)
+            name = _link_new(temporary, download_files, id)
+        _sync_folder(download_files)
+    return name
+
+
+def _link_new(temporary: Path, folder: Path, id: int) -> str:
+    micros = time.time_ns() // 1000
+    while True:
+        name = f"{micros}_workflow_{id}.tar"
+        try:
+            os.link(temporary, folder / name)
+            return name
+        except FileExistsError:
+            micros += 1
+        except OSError as error:
+            # A file system without hard links; the id in the name, and one packer for each row, keep it unique.
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+                raise
+            if not (folder / name).exists():
+                temporary.rename(folder / name)
+                return name
+            micros += 1
+
+
+def write_refusal(workflow_temp: Path, download_files: Path, id: int, reason: str) -> str:
+    """Packs an output for a row that ended without a run, and returns its name: clients show no reason, so
+    `workflow_<id>/peachctl.log` says it, beside what an earlier attempt left. Raises DiskFull, FilesError."""
+    home = workflow_temp / f".workflow_{id}"
+    target = workflow_temp / f"workflow_{id}"
+    with _told(f"workflow {id}: its log cannot be written"):
+        for _, path in _attempts(home):
+            if _is_folder(path / target.name):
+                publish(AttemptFolder(path / target.name, home / "results", path / "output.log"))
+                break
+        make_folder(target)
+        write(target / LOG, f"workflow {id}: error\n{mask(reason)}\n")
+    return pack(target, download_files, id)
+
+
+class _Packer:
+    """Puts a folder into a tar. All opens go from the folder's descriptor down without following a link, so that
+    what happens to the tree meanwhile can't lead outside."""
+
+    def __init__(self, tar: tarfile.TarFile, top: str) -> None:
+        self._tar = tar
+        self._top = top
+        self._notes: list[str] = []
+        self._log = b""
+
+    def add_all(self, folder: Path) -> None:
+        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        real = os.path.realpath(folder)
+        try:
+            self._add_folder("", os.fstat(root))
+            todo: list[tuple[str, ...]] = [()]
+            while todo:
+                parts = todo.pop()
+                try:
+                    fd = _open_below(root, parts, os.O_DIRECTORY)
+                except OSError as error:
+                    self._note(parts, error.strerror or str(error))
+                    continue
+                try:
+                    deeper = self._add_content(root, real, fd, parts)
+                finally:
+                    os.close(fd)
+                todo += reversed(deeper)
+        finally:
+            os.close(root)
+        if self._log or self._notes:
+            text = self._log + "".join(self._notes).encode()
+            self._add(LOG, len(text), time.time(), 0o644, io.BytesIO(text))
+
+    def _add_content(self, root: int, real: str, fd: int, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+        deeper = []
+        for name in sorted(os.listdir(fd)):
+            inside = (*parts, name)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    file = os.open(name, _READ, dir_fd=fd)
+                elif stat.S_ISLNK(status.st_mode):
+                    end = os.path.realpath(Path(real, *inside))
+                    if not end.startswith(real + "/"):
+                        self._note(inside, "a link that leaves the folder")
+                        continue
+                    file = _open_below(root, tuple(end[len(real) + 1 :].split("/")))
+                else:
+                    if stat.S_ISDIR(status.st_mode):
+                        self._add_folder("/".join(inside), status)
+                        deeper.append(inside)
+                    else:
+                        self._note(inside, "neither a file nor a folder")
+                    continue
+            except OSError as error:
+                self._note(inside, error.strerror or str(error))
+                continue
+            with os.fdopen(file, "rb", buffering=0) as stream:
+                self._add_file(stream, inside)
+        return deeper
+
+    def _add_folder(self, inside: str, status: os.stat_result) -> None:
+        info = tarfile.TarInfo(f"{self._top}/{inside}".rstrip("/"))
+        info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, max(0, int(status.st_mtime))
+        self._tar.addfile(info)
+
+    def _add_file(self, stream: IO[bytes], inside: tuple[str, ...]) -> None:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            self._note(inside, "a link to something that is no file")
+            return
+        source = _Exactly(stream)
+        if inside == (LOG,):
+            self._log = source.read(min(status.st_size, _LARGEST_LOG))
+            return
+        mode = 0o755 if status.st_mode & 0o111 else 0o644
+        self._add("/".join(inside), status.st_size, status.st_mtime, mode, cast("IO[bytes]", source))
+        if source.short:
+            self._note(inside, f"{source.short} while it was packed: filled up with zeros", left_out=False)
+
+    def _add(self, inside: str, size: int, mtime: float, mode: int, source: IO[bytes]) -> None:
+        info = tarfile.TarInfo(f"{self._top}/{inside}")
+        info.size, info.mtime, info.mode = size, max(0, int(mtime)), mode
+        self._tar.addfile(info, source)
+
+    def _note(self, inside: tuple[str, ...], why: str, *, left_out: bool = True) -> None:
+        what = "not packed: " if left_out else ""
+        self._notes.append(f"{what}{printable('/'.join(inside) or '.')!s}: {why}\n")
+
+
+def _open_below(root: int, parts: tuple[str, ...], flags: int = 0) -> int:
+    """Opens a path below a descriptor, no component of which may be a link."""
+    fd = os.dup(root)
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        try:
+            deeper = os.open(part, _READ | (flags if last else os.O_DIRECTORY), dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = deeper
+    return fd
+
+
+class _Exactly:
+    """A stream that never ends before it is asked to: zeros follow what a shrinking or unreadable file still has.
+
+    short: why zeros had to follow, else ''.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.short = ""
+
+    def read(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        room = size
+        while room and not self.short:
+            try:
+                piece = self._stream.read(room)
+            except OSError as error:
+                self.short = f"could not be read ({error.strerror})"
+                break
+            self.short = "" if piece else "became shorter"
+            pieces.append(piece)
+            room -= len(piece)
+        return b"".join(pieces) + bytes(room)
