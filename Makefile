@@ -15,7 +15,7 @@ JOBS ?= 2
 ARGS ?=
 LOCK := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header $(UPGRADE)
-EXAMPLE := examples/workflows/co2.bin
+EXAMPLE := examples/workflows/nile.bin
 
 .PHONY: help run test check bench proof lock docs clean
 
