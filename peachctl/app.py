@@ -165,7 +165,7 @@ def execute_loop(
     from peachctl.runner import alive
 
     refuse_unready(config)
-    held = alive.take(alive.folder())
+    held = alive.take(alive.default_folder())
     executor = Executor(held.token, host(), held.proof)
 
     def open_runner(orders_after: float) -> "Runner":

@@ -155,13 +155,13 @@ class Story:
             console.print(f"  output: {self._config.folders.download_files / event['output_file']}")
             return
         console.print(f"  {event['reason']}")
-        for line in tail(self._config.folders.workflow_temp / f"workflow_{claim.id}", claim.id, 12):
+        for line in tail(self._config.folders.workflow_temp, claim.id, 12):
             console.print(f"  | {line}", style="bright_black")
         console.print(f"  all of its log: peachctl queue logs {claim.id}")
 
 
-def tail(folder: Path, id: int, lines: int) -> list[str]:
+def tail(workflow_temp: Path, id: int, lines: int) -> list[str]:
     """The last lines of what the workflow printed."""
-    from peachctl.files import output_text
+    from peachctl.logs import of_workflow
 
-    return [printable(line, 300) for line in output_text(folder.parent, id).splitlines()[-lines:]]
+    return [printable(line, 300) for line in of_workflow(workflow_temp, id).splitlines()[-lines:]]

@@ -143,7 +143,8 @@ def logs(
     reveal: Reveal = False,
 ) -> None:
     """What a workflow, or one of its nodes, has printed and logged."""
-    from peachctl import app, files
+    from peachctl import app
+    from peachctl import logs as written
     from peachctl.masking import mask
 
     row, nodes, config = _existing(id)
@@ -153,7 +154,8 @@ def logs(
     with contextlib.closing(app.open_store(config)) as store:
         while True:
             latest = store.get(id)
-            text = files.output_text(config.folders.workflow_temp, id, node)
+            folder = config.folders.workflow_temp
+            text = written.of_workflow(folder, id) if node is None else written.of_node(folder, id, node)
             if len(text) > shown:
                 screen.text(text[shown:] if reveal else mask(text[shown:]))
                 shown = len(text)

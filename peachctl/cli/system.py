@@ -1,5 +1,6 @@
 """`init-db` and `config show|check|init`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,14 +108,16 @@ def init(
 ) -> None:
     """Writes a commented configuration file."""
     from peachctl import config as configuration
-    from peachctl.files import create
-
     text = configuration.from_2017(old) if old else configuration.example_text()
     if str(out) == "-":
         screen.text(text)
         return
     try:
-        create(out, text)
+        fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
     except FileExistsError:
         raise PeachError(f"{out} is there already", "choose another name with --out FILE") from None
+    except OSError as error:
+        raise PeachError(f"{out}: {error.strerror}") from error
     screen.say(f"{out} written (readable by you alone). Next: peachctl config check")

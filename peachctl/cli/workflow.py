@@ -265,7 +265,6 @@ def encode(
 ) -> None:
     """Writes a workflow's JSON as Avro binary."""
     from peachctl import app, wire
-    from peachctl.files import write_bytes
 
     config = screen.config()
     body, name = app.read_input(file, 8 * config.limits.message_bytes)
@@ -276,7 +275,10 @@ def encode(
             raise PeachError(f"not JSON: byte {error.start} is not UTF-8") from error
         avro = wire.encode_workflow(wire.workflow_from_json(text))
     if out is not None:
-        write_bytes(out, avro)
+        try:
+            out.write_bytes(avro)
+        except OSError as error:
+            raise PeachError(f"{out}: {error.strerror}") from error
         screen.say(f"{len(avro)} bytes written to {out}. Next: peachctl decode {out}")
         return
     if sys.stdout.isatty():
