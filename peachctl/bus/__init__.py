@@ -10,12 +10,14 @@ from peachctl.store import Origin
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message. body: its bytes. file: name under which it came through the inbox, else None (`.json` and `.wf`
-    names hold JSON, all others Avro). priority: what the sender asked for."""
+    names hold JSON, all others Avro). priority: what the sender asked for. size: bytes of the whole message where the
+    transport delivered only the beginning of one beyond its limit, else None."""
 
     body: bytes
     origin: Origin
     file: str | None = None
     priority: int = 1
+    size: int | None = None
 
 
 class Bus(Protocol):

@@ -1,0 +1,528 @@
+"""The bus of an embedded installation: an inbox folder that takes workflow files, and the queue folder as the event.
+
+How a file of the inbox becomes one message:
+
+- A file `NAME.bin`, `.json` or `.wf` is taken as soon as nobody can be writing it any more: when it was closed or
+  moved in (inotify says so), or when a sweep finds it and nobody has it open for writing. The kernel tells that of
+  our own files (a read lease); of others' files two looks some time apart tell: size and time have not changed. An
+  empty file is taken after two looks only: it is more likely one that is still to be written.
+- Taking is one rename, to `.taken/<offset>_<safe name>`. The offset is unique for this inbox (its clock in
+  nanoseconds, kept strictly increasing under a lock), and is the message's origin from then on: a kill at any
+  instant leaves the file either in the inbox or in `.taken`, from where it comes again with the same origin.
+- Whoever took a file holds a lock on it until it is acknowledged (removed) or rejected (moved to `.refused`, beside
+  its reason). The kernel frees the lock of a process that died: its files come again in the next one that sweeps.
+
+Events (watchdog) only shorten the wait: lost or overflowing ones, and folders that vanish and come back, cost no
+file, because a sweep looks every few seconds. Only closing and moving in are watched: events of opening, reading and
+of our own renames would feed a storm that our own looks cause.
+
+The queue folder is not ours alone. `changed` and `scripts` name what is there; they touch nothing.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import select
+import signal
+import stat
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from peachctl import files
+from peachctl.bus import Message
+from peachctl.bus.watch import Watch
+from peachctl.errors import PeachError
+from peachctl.failpoint import fail_point
+from peachctl.names import file_name, printable
+from peachctl.store import Origin
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".bin", ".json", ".wf")
+TAKEN = ".taken"
+REFUSED = ".refused"
+
+_TAKEN_NAME = re.compile(r"(\d{1,19})_(.+)", re.DOTALL)
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_BATCH_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSeen:
+    """A script of the queue folder as it was when it was looked at. mtime_ns: of its content."""
+
+    path: Path
+    name: str
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A taken file of ours. fd holds the lock."""
+
+    path: Path
+    fd: int
+
+
+_State = tuple[int, int, int]
+"""Size, modification time in ns, inode: the same twice means that nobody wrote."""
+
+
+class FolderBus:
+    """The `Bus` of an inbox, and the scripts of a queue folder; either may be None.
+
+    host: part of the origin's topic `inbox@HOST` (the first host that used an inbox names it for good). max_bytes: of
+    a larger file only max_bytes + 1 bytes are delivered, for the reader to refuse. sweep: seconds between sweeps.
+    settle: seconds between two looks at a file of somebody else. Folders that are missing are created; raises
+    PeachError where that cannot be done.
+    """
+
+    def __init__(
+        self,
+        inbox: Path | None,
+        queue: Path | None,
+        host: str,
+        max_bytes: int,
+        *,
+        sweep: float = 3.0,
+        settle: float = 1.0,
+    ) -> None:
+        self._inbox = inbox
+        self._queue = queue
+        self._host = host
+        self._max_bytes = max_bytes
+        self._sweep = sweep
+        self._settle = settle
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._inbox_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._held: dict[int, _Held] = {}
+        self._last_offset = 0
+        self._leftovers: deque[tuple[int, Path]] = deque()
+        self._found: dict[str, bool] = {}  # name -> whether it was seen closed or moved in
+        self._looks: dict[str, tuple[_State, float]] = {}
+        self._next_sweep = 0.0
+        self._said: set[tuple[str, str]] = set()
+        self._inbox_watch: Watch | None = None
+        self._queue_watch: Watch | None = None
+        self._known: dict[str, _State] = {}
+        self._unsure: dict[str, _State] = {}
+        self._next_look = 0.0
+        if inbox is not None:
+            files.make_folder(inbox)
+            self._inbox_watch = Watch(inbox, _is_message, (self._wake, self._inbox_wake))
+        if queue is not None:
+            files.make_folder(queue)
+            self._queue_watch = Watch(queue, _is_script, (self._wake,))
+            self._known = {seen.name: state for seen, state in self._look(queue)}
+            self._next_look = time.monotonic() + sweep
+
+    # The inbox
+
+    def poll(self, timeout: float, most: int) -> list[Message]:
+        """Up to `most` messages (fewer when they are large), waiting at most `timeout` seconds for the first."""
+        if self._inbox is None or self._inbox_watch is None:
+            time.sleep(timeout)
+            return []
+        until = time.monotonic() + timeout
+        while True:
+            self._collect(self._inbox, self._inbox_watch)
+            messages = self._take(self._inbox, most) if self._found or self._leftovers else []
+            now = time.monotonic()
+            if messages or now >= until:
+                return messages
+            # Something found that could not be taken (another process has the lock): soon again.
+            soon = now + 0.05 if self._found or self._leftovers else until
+            select.select([self._inbox_wake], [], [], max(0.0, min(until, self._next_sweep, soon) - now))
+            _drain(self._inbox_wake)
+
+    def ack(self, messages: Sequence[Message]) -> None:
+        """Removes what was taken; unknown ones and those that were rejected are passed over."""
+        for message in messages:
+            held = self._held.pop(message.origin.offset, None)
+            if held is None:
+                continue
+            try:
+                held.path.unlink(missing_ok=True)
+            except OSError as error:
+                # It comes again with its origin, which is filed: no second row.
+                logger.warning("%s cannot be removed: %s", printable(str(held.path)), error.strerror)
+            os.close(held.fd)
+
+    def reject(self, message: Message, reason: str) -> None:
+        """Moves the file to `.refused`, beside `<name>.reason.txt`. Fails with a warning only: the store counts."""
+        held = self._held.pop(message.origin.offset, None)
+        if held is None or self._inbox is None:
+            return
+        folder = self._inbox / REFUSED
+        try:
+            files.make_folder(folder)
+            files.write(folder / f"{held.path.name}.reason.txt", f"{reason}\n")
+            fail_point("folder:reasoned")
+            held.path.rename(folder / held.path.name)
+        except (OSError, PeachError) as error:
+            logger.warning("%s cannot be set aside: %s", printable(str(held.path)), error)
+            self._held[message.origin.offset] = held
+            return
+        os.close(held.fd)
+
+    def publish(self, ids: Sequence[int]) -> list[int]:
+        """Nothing is left to be done: the script in the queue folder is the event."""
+        return list(ids)
+
+    def _collect(self, inbox: Path, watch: Watch) -> None:
+        """Adds to `_found` and `_leftovers` what events, and now and then a sweep, tell."""
+        for name in watch.names():
+            self._found[name] = True
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        try:
+            watch.ensure()
+            entries = [
+                entry for entry in os.scandir(inbox) if _is_message(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
+            entries.sort(key=_modified)
+            self._said.discard(("", "inbox"))
+        except OSError as error:
+            self._say("", f"the inbox {inbox} cannot be read: {error.strerror}; it is looked at again", key="inbox")
+            entries = []
+        for entry in entries:
+            self._found.setdefault(entry.name, False)
+        names = {entry.name for entry in entries}
+        self._looks = {name: look for name, look in self._looks.items() if name in names}
+        self._said = {said for said in self._said if not said[0] or said[0] in names}
+        self._leftovers = deque(self._taken_files(inbox))
+        spent = time.monotonic() - now
+        # A look at a huge folder must not become all that is done.
+        self._next_sweep = now + max(self._sweep, 20 * spent)
+
+    def _taken_files(self, inbox: Path) -> list[tuple[int, Path]]:
+        """Files in `.taken` that this process does not hold, oldest first."""
+        try:
+            names = [path.name for path in (inbox / TAKEN).iterdir()]
+        except OSError:
+            return []
+        found = [(int(match[1]), inbox / TAKEN / name) for name in names if (match := _TAKEN_NAME.fullmatch(name))]
+        return sorted(one for one in found if one[0] not in self._held)
+
+    def _take(self, inbox: Path, most: int) -> list[Message]:
+        messages: list[Message] = []
+        size = 0
+        try:
+            with self._taking(inbox) as taking:
+                if taking is None:
+                    return []
+                while (self._leftovers or self._found) and len(messages) < most and size < _BATCH_BYTES:
+                    if self._leftovers:
+                        message = self._take_again(taking, *self._leftovers.popleft())
+                    else:
+                        name = next(iter(self._found))
+                        message = self._take_new(taking, inbox, name, closed=self._found.pop(name))
+                    if message is not None:
+                        messages.append(message)
+                        size += len(message.body)
+        except (OSError, PeachError) as error:
+            self._say("", f"the inbox {inbox} cannot be worked on: {error}", key="taking")
+            self._found.clear()  # the next sweep finds them again
+            self._leftovers.clear()
+        else:
+            self._said.discard(("", "taking"))
+        return messages
+
+    @contextmanager
+    def _taking(self, inbox: Path) -> Iterator["_Taking | None"]:
+        """The right to take, which one process has at a time; None while another one has it.
+
+        The file that is locked keeps the last offset and the topic: offsets stay unique when the clock is set back,
+        and the topic stays when a container with a new host name takes over.
+        """
+        folder = inbox / TAKEN
+        files.make_folder(folder, files.PRIVATE_MODE)
+        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            try:
+                kept = json.loads(os.pread(fd, 4096, 0))
+                last, topic = int(kept["last"]), str(kept["topic"])
+            except (ValueError, KeyError, TypeError):
+                last, topic = 0, f"inbox@{self._host}"
+            yield _Taking(fd, folder, max(last, self._last_offset), topic)
+        finally:
+            os.close(fd)
+
+    def _take_new(self, taking: "_Taking", inbox: Path, name: str, *, closed: bool) -> Message | None:
+        path = inbox / name
+        fd = self._open(path, name)
+        if fd is None:
+            return None
+        keep = False
+        try:
+            if not self._complete(fd, name, closed=closed):
+                return None
+            # From here to the rename nobody can open it for writing, where the lease could be had.
+            _lock(fd)
+            self._last_offset = offset = taking.next_offset()
+            taken = taking.folder / f"{offset}_{file_name(name)}"
+            path.rename(taken)
+            fail_point("folder:taken")
+            if taken.lstat().st_ino != os.fstat(fd).st_ino:
+                return None  # replaced at the last moment; the next sweep takes the new one out of `.taken`
+            _unlease(fd)
+            message = self._read(fd, Origin(taking.topic, 0, offset), name)
+            self._held[offset] = _Held(taken, fd)
+            keep = True
+            return message
+        except BlockingIOError:
+            return None  # locked by its writer
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._say(name, f"{printable(name)} in the inbox cannot be taken: {error.strerror}")
+            return None
+        finally:
+            if not keep:
+                os.close(fd)
+
+    def _take_again(self, taking: "_Taking", offset: int, path: Path) -> Message | None:
+        """A file that a process took which did not come to acknowledge it."""
+        fd = self._open(path, "", key=path.name)
+        if fd is None:
+            return None
+        try:
+            _lock(fd)
+            if path.lstat().st_ino == os.fstat(fd).st_ino and _writer(fd) is not True:
+                _unlease(fd)
+                found = _TAKEN_NAME.fullmatch(path.name)
+                message = self._read(fd, Origin(taking.topic, 0, offset), found[2] if found else path.name)
+                self._held[offset] = _Held(path, fd)
+                return message
+        except (BlockingIOError, FileNotFoundError):
+            pass  # another process is at it, or done with it
+        except OSError as error:
+            self._say("", f"{printable(str(path))} cannot be read: {error.strerror}", key=path.name)
+        os.close(fd)
+        return None
+
+    def _open(self, path: Path, name: str, *, key: str = "") -> int | None:
+        """Opens a regular file for reading; anything else is not touched (opening a device may move it)."""
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
+            fd = os.open(path, _READ)
+        except (FileNotFoundError, BlockingIOError):
+            return None
+        except OSError as error:
+            self._say(name, f"{printable(str(path))} cannot be read: {error.strerror}; it stays there", key=key)
+            return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
+        return fd
+
+    def _complete(self, fd: int, name: str, *, closed: bool) -> bool:
+        """Whether the file is all there. True leaves a lease on it where one can be had."""
+        status = os.fstat(fd)
+        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        writer = _writer(fd)
+        if writer:
+            self._looks.pop(name, None)
+            return False  # its closing is an event, and a sweep looks as well
+        if status.st_size and (closed or writer is False):
+            return True
+        now = time.monotonic()
+        before = self._looks.get(name)
+        if before is not None and before[0] == state:
+            if now - before[1] >= self._settle:
+                return True
+        else:
+            self._looks[name] = (state, now)
+        self._next_sweep = min(self._next_sweep, now + self._settle)
+        return False
+
+    def _read(self, fd: int, origin: Origin, name: str) -> Message:
+        size = os.fstat(fd).st_size
+        pieces = []
+        room = self._max_bytes + 1
+        while room > 0 and (piece := os.read(fd, min(room, 1 << 20))):
+            pieces.append(piece)
+            room -= len(piece)
+        body = b"".join(pieces)
+        file = os.fsencode(name).decode(errors="backslashreplace")
+        return Message(body, origin, file, size=size if size > len(body) else None)
+
+    def _say(self, name: str, text: str, *, key: str = "") -> None:
+        """Warns once of each file (or key) until it is gone or well again."""
+        if (name, key) not in self._said:
+            self._said.add((name, key))
+            logger.warning("%s", text)
+
+    # The queue folder
+
+    def fileno(self) -> int:
+        """Readable when something may have changed in either folder, until `clear`."""
+        return self._wake
+
+    def clear(self) -> None:
+        """Before a look at `poll` and `changed`: what comes later makes `fileno` readable again."""
+        _drain(self._wake)
+
+    def changed(self) -> list[ScriptSeen]:
+        """Scripts that appeared or were saved since the last call (at first: since the bus was opened)."""
+        if self._queue is None or self._queue_watch is None:
+            return []
+        seen: dict[str, ScriptSeen] = {}
+        for name in self._queue_watch.names():
+            found = _script(self._queue / name)
+            if found is not None and self._known.get(name) != found[1]:
+                seen[name], self._known[name] = found
+        now = time.monotonic()
+        if now >= self._next_look:
+            for script, state in self._swept(self._queue, self._queue_watch):
+                seen[script.name], self._known[script.name] = script, state
+            self._next_look = now + max(self._sweep, 20 * (time.monotonic() - now))
+        return list(seen.values())
+
+    def scripts(self) -> list[ScriptSeen]:
+        """All scripts that are there now, by name."""
+        return (
+            []
+            if self._queue is None
+            else sorted((seen for seen, _ in self._look(self._queue)), key=lambda one: one.name)
+        )
+
+    def _swept(self, queue: Path, watch: Watch) -> list[tuple[ScriptSeen, _State]]:
+        """What a look at the whole folder finds new. A script that may still be written is left to a later look."""
+        watch.ensure()
+        there = self._look(queue)
+        names = {seen.name for seen, _ in there}
+        self._known = {name: state for name, state in self._known.items() if name in names}
+        new = []
+        unsure = {}
+        for seen, state in there:
+            if self._known.get(seen.name) == state:
+                continue
+            if self._unsure.get(seen.name) == state or _nobody_writes(seen.path):
+                new.append((seen, state))
+            else:
+                unsure[seen.name] = state
+        self._unsure = unsure
+        return new
+
+    def _look(self, queue: Path) -> list[tuple[ScriptSeen, _State]]:
+        try:
+            names = [entry.name for entry in os.scandir(queue) if _is_script(entry.name)]
+            self._said.discard(("", "queue"))
+        except OSError as error:
+            self._say(
+                "", f"the queue folder {queue} cannot be read: {error.strerror}; it is looked at again", key="queue"
+            )
+            return []
+        return [found for name in names if (found := _script(queue / name)) is not None]
+
+    def close(self) -> None:
+        """Stops watching; what was polled and neither acknowledged nor rejected comes again elsewhere."""
+        for watch in (self._inbox_watch, self._queue_watch):
+            if watch is not None:
+                watch.stop()
+        for held in self._held.values():
+            os.close(held.fd)
+        self._held.clear()
+        os.close(self._wake)
+        os.close(self._inbox_wake)
+
+
+@dataclass(slots=True)
+class _Taking:
+    """The lock of `.taken` while this process has it."""
+
+    fd: int
+    folder: Path
+    last: int
+    topic: str
+
+    def next_offset(self) -> int:
+        self.last = max(time.time_ns(), self.last + 1)
+        kept = json.dumps({"last": self.last, "topic": self.topic}).encode()
+        os.pwrite(self.fd, kept, 0)
+        os.ftruncate(self.fd, len(kept))
+        return self.last
+
+
+def _is_message(name: str) -> bool:
+    return name.endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _is_script(name: str) -> bool:
+    return name.endswith(".py") and not name.startswith(".")
+
+
+def _modified(entry: "os.DirEntry[str]") -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _script(path: Path) -> tuple[ScriptSeen, _State] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    state = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return ScriptSeen(path, path.name, status.st_mtime_ns, status.st_ino), state
+
+
+def _drain(fd: int) -> None:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        pass
+
+
+def _lock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _writer(fd: int) -> bool | None:
+    """Whether anybody has the file open for writing; None where the kernel does not say (not our file, or a file
+    system without leases). False leaves a lease: who now opens it for writing waits until `_unlease` or close."""
+    try:
+        # Somebody who opens it meanwhile breaks the lease, and its default signal would end this process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def _unlease(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        pass  # there was none
+
+
+def _nobody_writes(path: Path) -> bool:
+    try:
+        fd = os.open(path, _READ)
+    except OSError:
+        return False
+    try:
+        return _writer(fd) is False
+    finally:
+        os.close(fd)
