@@ -8,6 +8,7 @@ its limit.
 """
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -198,6 +199,7 @@ _PRIMITIVES: dict[str, Reader] = {
     "bytes": Cursor.read_bytes,
     "string": Cursor.read_text,
 }
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # section "Names"
 _SOME_BYTES = frozenset({"boolean", "int", "long", "float", "double", "bytes", "string", "array", "map"})
 
 
@@ -241,6 +243,10 @@ def _compile(schema: object, names: dict[str, Reader], space: str, depth: int) -
     return _named(kind, names, space)
 
 
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def _takes_bytes(schema: object) -> bool:
     """Whether no value of the schema is empty; False where that takes more than a look."""
     kind = schema.get("type") if isinstance(schema, dict) else schema
@@ -260,10 +266,12 @@ def _named(name: object, names: Mapping[str, Reader], space: str) -> Reader:
 
 def _definition(schema: Mapping[str, object], kind: str, names: dict[str, Reader], space: str, depth: int) -> Reader:
     name = schema.get("name")
-    if not isinstance(name, str) or not name:
-        raise _bad_schema(f"a type {kind} without a name")
     given = schema.get("namespace", space)
-    full = name if "." in name or not given or not isinstance(given, str) else f"{given}.{name}"
+    if not isinstance(name, str) or not isinstance(given, str):
+        raise _bad_schema(f"a type {kind} without a name")
+    full = name if "." in name or not given else f"{given}.{name}"
+    if not all(_NAME.fullmatch(part) for part in full.split(".")) or full in _PRIMITIVES:
+        raise _bad_schema(f"{full[:80]!r} is no name for a type")
     if full in names:
         raise _bad_schema(f"type {full[:80]!r} defined twice")
     if kind == "fixed":
@@ -283,7 +291,7 @@ def _definition(schema: Mapping[str, object], kind: str, names: dict[str, Reader
         if not isinstance(entries, list):
             raise _bad_schema(f"record {full[:80]!r} without fields")
         for entry in entries:
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or "type" not in entry:
+            if not isinstance(entry, dict) or "type" not in entry or not _is_name(entry.get("name")):
                 raise _bad_schema(f"record {full[:80]!r} with a field that has no name or no type")
             if any(entry["name"] == known for known, _ in fields):
                 raise _bad_schema(f"record {full[:80]!r} with two fields {entry['name'][:80]!r}")
