@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peachctl.config import Config, Sqlite
 from peachctl.errors import ConfigError, PeachError
+from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def make_folders(config: Config) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o2750)
         except OSError as error:
-            raise ConfigError(f"{folder}: {error.strerror}", "set folders.data to a folder that you can write") from error
+            raise ConfigError(
+                f"{folder}: {error.strerror}", "set folders.data to a folder that you can write"
+            ) from error
 
 
 def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
@@ -178,7 +181,7 @@ def execute_loop(
         return open_runner(config.execute.isolation, held.fd, held.token, orders_after)
 
     loop = ExecuteLoop(
-        store, open_runner, executor, options, observer=observer or (lambda claim, event: None), alone=alone
+        store, open_runner, executor, options, observer=observer or (lambda _claim, _event: None), alone=alone
     )
     try:
         yield loop, executor
@@ -254,10 +257,12 @@ def run_file(
     opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
     with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
         store.join(executor)
+        fail_point("run:joined")
         claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
+        fail_point("run:filed")
         asked: list[int] = []
 
-        def stop(signum: int, frame: object) -> None:
+        def stop(signum: int, _frame: object) -> None:
             asked.append(signum)
             loop.poke()
 
@@ -289,6 +294,7 @@ def _cancel(store: Store, claim: Claim) -> None:
 
     try:
         store.cancel(claim.id)
+        fail_point("run:cancelled")
     except StateError:
         pass  # it has just ended by itself
 

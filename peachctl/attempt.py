@@ -11,9 +11,7 @@ from peachctl.names import printable
 from peachctl.runner import Run
 from peachctl.store import Claim, NodeState, NodeStatus, Status, Wanted
 
-SETTLED = frozenset(
-    {NodeStatus.SUCCESS, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED, NodeStatus.REUSED}
-)
+SETTLED = frozenset({NodeStatus.SUCCESS, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED, NodeStatus.REUSED})
 GOOD = frozenset({NodeStatus.SUCCESS, NodeStatus.REUSED})
 
 
@@ -191,5 +189,3 @@ def log_text(claim: Claim, verdict: Verdict, nodes: Iterable[NodeState]) -> str:
             lines.append(f"    {state.error.get('type')}: {state.error.get('message')}")
             lines.extend(f"    {line}" for line in (state.error.get("traceback") or "").splitlines())
     return "\n".join(lines) + "\n"
-
-

@@ -97,7 +97,7 @@ class ExecuteLoop:
         executor: Executor,
         options: Options,
         *,
-        observer: Observer = lambda claim, event: None,
+        observer: Observer = lambda _claim, _event: None,
         alone: bool = False,
     ) -> None:
         self._store = store
@@ -261,7 +261,10 @@ class ExecuteLoop:
         for row in self._store.unpacked(20):
             try:
                 name = files.write_refusal(
-                    self._options.workflow_temp, self._options.download_files, row.id, row.reason or "no reason is known"
+                    self._options.workflow_temp,
+                    self._options.download_files,
+                    row.id,
+                    row.reason or "no reason is known",
                 )
                 fail_point("execute:refusal-packed")
                 self._store.attach(row.id, name)
@@ -357,9 +360,7 @@ class ExecuteLoop:
         logger.warning("workflow %d: %s", claim.id, reason)
         name = ""
         try:
-            name = files.write_refusal(
-                self._options.workflow_temp, self._options.download_files, claim.id, reason
-            )
+            name = files.write_refusal(self._options.workflow_temp, self._options.download_files, claim.id, reason)
             fail_point("execute:failure-packed")
         except (PeachError, OSError) as error:
             logger.warning("workflow %d: its log could not be packed: %s", claim.id, error)
@@ -448,7 +449,8 @@ class ExecuteLoop:
                 files.remove_workflow(self._options.workflow_temp, attempt.claim.id)
                 fail_point("execute:removed")
             self._observer(
-                attempt.claim, {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""}
+                attempt.claim,
+                {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""},
             )
             return
         if attempt.drained and not done and attempt.wanted is Wanted.GO_ON:

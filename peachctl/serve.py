@@ -32,7 +32,7 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._hear)
 
-    def _hear(self, number: int, frame: object) -> None:
+    def _hear(self, _number: int, _frame: object) -> None:
         self.asked += 1
         if self.loop is None:
             return

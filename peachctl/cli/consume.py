@@ -50,9 +50,7 @@ def all_(once: Once = False, log_format: LogFormat = "text") -> None:
 
 def watch(
     once: Once = False,
-    existing: Annotated[
-        bool, typer.Option("--existing", help="Also run scripts that are there and not ours.")
-    ] = False,
+    existing: Annotated[bool, typer.Option("--existing", help="Also run scripts that are there and not ours.")] = False,
     log_format: LogFormat = "text",
 ) -> None:
     """Runs the scripts of the queue folder as they appear or are saved again, and the files of the inbox.

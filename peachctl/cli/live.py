@@ -100,8 +100,11 @@ class Progress:
                 took = max(0.0, time.time() - node["at"])
             say = Text(printable(node["say"], 100), style="red" if node["status"] == "error" else "bright_black")
             table.add_row(
-                mark(node["status"]), Text(printable(id, 32)), Text(printable(node["service"], 24), style="cyan"),
-                Text(duration(took)), say,
+                mark(node["status"]),
+                Text(printable(id, 32)),
+                Text(printable(node["service"], 24), style="cyan"),
+                Text(duration(took)),
+                say,
             )
         parts: list[RenderableType] = [head, table]
         if len(self._nodes) > self.SHOWN:

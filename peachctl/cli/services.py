@@ -138,7 +138,9 @@ def port(
     if not changed:
         screen.say("Nothing to port.")
     elif not write:
-        screen.say(f"{changed} files would change. Next: peachctl services port {name or ''} --write".replace("  ", " "))
+        screen.say(
+            f"{changed} files would change. Next: peachctl services port {name or ''} --write".replace("  ", " ")
+        )
 
 
 def service_tree(service: "Service") -> "Tree":
@@ -187,5 +189,3 @@ def example_copy(
     copied = catalogue.copy(name, folder)
     screen.text(str(copied.workflow))
     screen.say(f"Next: peachctl run {copied.workflow} --hub {copied.hub}")
-
-

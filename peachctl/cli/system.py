@@ -93,7 +93,9 @@ def check(output: Output = Format.TABLE) -> None:
     files = sorted(set(config.sources.values()) - {"default"})
     screen.result(
         {"ok": True, "problems": []},
-        lambda console: console.print("✓ " + (", ".join(files) if files else "nothing is configured: embedded"), style="green"),
+        lambda console: console.print(
+            "✓ " + (", ".join(files) if files else "nothing is configured: embedded"), style="green"
+        ),
     )
 
 
@@ -108,6 +110,7 @@ def init(
 ) -> None:
     """Writes a commented configuration file."""
     from peachctl import config as configuration
+
     text = configuration.from_2017(old) if old else configuration.example_text()
     if str(out) == "-":
         screen.text(text)

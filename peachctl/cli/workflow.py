@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,7 @@ Scheduler = Annotated[
 HubDir = Annotated[Path | None, typer.Option("--hub", metavar="DIR", help="The service hub to run it against.")]
 
 
-class Shape(str, Enum):
+class Shape(StrEnum):
     """What `decode` shows."""
 
     TREE = "tree"
@@ -37,7 +37,7 @@ class Shape(str, Enum):
     SCRIPT = "script"
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What kind of message `decode` reads."""
 
     AUTO = "auto"
@@ -82,7 +82,7 @@ def run(
             file,
             hub=None if hub is None else hub.absolute(),
             scheduler=scheduler,
-            observer=progress.hear if not pdb else (lambda claim, event: None),
+            observer=progress.hear if not pdb else (lambda _claim, _event: None),
             debug=pdb,
         )
     with contextlib.closing(app.open_store(config)) as store:
@@ -114,8 +114,10 @@ def _ended(console: "Console", value: dict[str, Any], folder: Path) -> None:
     pages = sorted(folder.glob("*.html")) if folder.is_dir() else []
     for page in pages[:3]:
         console.print(f"  look at {page}", soft_wrap=True)
-    screen.say(f"Next: peachctl queue show {value['id']}" + ("" if value["status"] == "success" else
-               f"   or   peachctl queue logs {value['id']}"))
+    screen.say(
+        f"Next: peachctl queue show {value['id']}"
+        + ("" if value["status"] == "success" else f"   or   peachctl queue logs {value['id']}")
+    )
 
 
 def run_script(
@@ -135,7 +137,8 @@ def run_script(
         os.environ["PEACHCTL_PDB"] = "1"
     screen.config()  # a mistake in it is said before anything runs
     # The script gets an interpreter of its own, as everywhere: nothing of this command's imports is in its way.
-    os.execv(sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())])
+    os.execv(  # noqa: S606 - a list, never a shell
+        sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())])
 
 
 def submit(
@@ -159,13 +162,16 @@ def submit(
         done = app.submit(config, store, entries)
         status = dict.fromkeys((one.id for one in done), "queued")
         if wait:
-            rows = app.wait_for(store, [one.id for one in done], limit, lambda row: None)
+            rows = app.wait_for(store, [one.id for one in done], limit, lambda _row: None)
             status = {row.id: row.status.word for row in rows}
     value = [{"file": one.file, "id": one.id, "status": status[one.id]} for one in done]
     screen.result(
         value,
         lambda console: grid(
-            console, ("ID", "STATUS", "FILE"), [(str(v["id"]), mark(str(v["status"])), str(v["file"])) for v in value], ""
+            console,
+            ("ID", "STATUS", "FILE"),
+            [(str(v["id"]), mark(str(v["status"])), str(v["file"])) for v in value],
+            "",
         ),
     )
     if not wait:
@@ -201,7 +207,7 @@ def decode(
         from peachctl.workflow import check as problems_of
 
         with named(name):
-            problems = [one for one in problems_of(workflow, None)]
+            problems = problems_of(workflow, None)
             if problems:
                 raise PeachError("; ".join(one.message for one in problems), "see: peachctl check FILE")
             avro = wire.encode_workflow(workflow)
@@ -233,10 +239,8 @@ def _show_services(body: bytes, name: str, shape: Shape) -> None:
 
     from peachctl import wire
 
-    if body[:4] == b"Obj\x01":
-        services = [wire.decode_service_config(body)]
-    else:
-        services = wire.decode_services(body)
+    container = body[:4] == b"Obj\x01"
+    services = [wire.decode_service_config(body)] if container else wire.decode_services(body)
     if shape is Shape.JSON:
         screen.text(json.dumps(wire.services_to_json(services), ensure_ascii=False, indent=1))
     elif shape is Shape.TREE:
@@ -323,5 +327,3 @@ def _show_problems(console: "Console", problems: "list[Problem]", workflow: "Wor
         console.print(f"✓ {len(workflow.nodes)} nodes, no problem", style="green")
     for one in problems:
         console.print(f"✗ {one.where or 'workflow'}: {one.message}  [{one.code}]", style="red")
-
-

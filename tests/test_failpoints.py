@@ -1,0 +1,92 @@
+"""Every step of the road that changes something is followed by a fail point; tests/road kills at each of them."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import peachctl
+
+PACKAGE = Path(peachctl.__file__).parent
+ROAD = ("ingest.py", "execute.py", "serve.py", "app.py")
+CHANGES = {
+    "store": {
+        *("file", "file_claimed", "announced", "join", "leave", "claim", "renew", "report", "finish", "give_back"),
+        *("release", "release_expired", "cancel", "retry", "delete", "prioritise", "hold", "attach", "drop_letters"),
+    },
+    "bus": {"ack", "reject", "publish"},
+    "files": {"place", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
+    "runner": {"start"},
+}
+
+
+def points_of(path: Path) -> list[str]:
+    """The names of all fail points in a file."""
+    return [
+        node.args[0].value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "fail_point"
+        and isinstance(node.args[0], ast.Constant)
+    ]
+
+
+def all_points() -> list[str]:
+    return [point for name in ROAD for point in points_of(PACKAGE / name)]
+
+
+def _bodies(tree: ast.AST) -> Iterator[list[ast.stmt]]:
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            body = getattr(node, field, None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
+                yield body
+
+
+def _changing_call(statement: ast.stmt) -> str | None:
+    """The changing verb that a simple statement calls."""
+    if hasattr(statement, "body"):
+        return None
+    for node in ast.walk(statement):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = node.func.value
+        name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+        if node.func.attr in CHANGES.get(name.lstrip("_"), ()):
+            return f"{name}.{node.func.attr}"
+    return None
+
+
+def _is_point(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.value.func, ast.Name)
+        and statement.value.func.id == "fail_point"
+    )
+
+
+def steps_without_a_point(source: str) -> list[str]:
+    missing = []
+    for body in _bodies(ast.parse(source)):
+        for statement, following in zip(body, [*body[1:], None], strict=True):
+            call = _changing_call(statement)
+            if call is not None and (following is None or not _is_point(following)):
+                missing.append(f"line {statement.lineno}: {call}")
+    return missing
+
+
+def test_every_step_that_changes_something_has_a_fail_point() -> None:
+    missing = {name: steps_without_a_point((PACKAGE / name).read_text()) for name in ROAD}
+    assert {name: lines for name, lines in missing.items() if lines} == {}
+
+
+def test_a_step_without_a_fail_point_is_found() -> None:
+    assert steps_without_a_point("def f(self):\n    self._store.finish(1)\n    return 1\n") == ["line 2: _store.finish"]
+    assert steps_without_a_point("def f(self):\n    self._store.finish(1)\n    fail_point('x')\n") == []
+
+
+def test_names_of_fail_points_are_unique() -> None:
+    points = all_points()
+    assert sorted(points) == sorted(set(points))
+    assert len(points) >= 30
