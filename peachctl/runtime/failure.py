@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -61,10 +62,12 @@ def skipped(cause: str) -> Failure:
     return failure("Skipped", f"node {cause!r} failed")
 
 
-def of_exception(error: BaseException, service: str) -> Failure:
-    """The failure of a node whose service (its id) raised `error`."""
-    kind = type(error).__name__
-    return failure(kind, _sentence(error, service), trace_text(error))
+def of_exception(error: BaseException, service: str, *, importing: bool = False) -> Failure:
+    """The failure of a node whose service (its id) raised `error`, in `start` or while it was imported."""
+    sentence = _sentence(error, service)
+    if importing and not isinstance(error, ServiceError):
+        sentence = f"service {service!r} can't be imported: {sentence}"
+    return failure(type(error).__name__, sentence, trace_text(error))
 
 
 def _sentence(error: BaseException, service: str) -> str:
@@ -119,25 +122,33 @@ def of_death(node: str, status: int, trace: str = "") -> Failure:
 
 def trace_text(error: BaseException) -> str:
     """The traceback of `error` with the service's frames only: those of peachctl, dask and the import system are
-    left out, unless nothing else would be left of a bug of ours."""
+    left out. '' for an error for people without any frame of the service."""
     try:
-        whole = traceback.TracebackException.from_exception(error, limit=-400)
-        _drop_ours(whole, set(), keep_bug=not isinstance(error, PeachError))
+        whole = traceback.TracebackException.from_exception(error)
+        theirs = _drop_ours(whole)
+        if not theirs:
+            if isinstance(error, PeachError):
+                return ""
+            if not isinstance(error, SyntaxError | ImportError):
+                whole = traceback.TracebackException.from_exception(error)  # a bug of ours: all that is known of it
         return "".join(whole.format())
     except Exception as broken:  # noqa: BLE001 - an exception of a service may break whoever formats it
         return f"{type(error).__name__} (its traceback can't be shown: {type(broken).__name__})\n"
 
 
-def _drop_ours(part: traceback.TracebackException, seen: set[int], *, keep_bug: bool) -> None:
-    if id(part) in seen:
-        return
-    seen.add(id(part))
-    theirs = [frame for frame in part.stack if not is_ours(frame.filename)]
-    if theirs or not keep_bug:
-        part.stack[:] = theirs
-    for inner in (part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())):
-        if inner is not None:
-            _drop_ours(inner, seen, keep_bug=keep_bug)
+def _drop_ours(whole: traceback.TracebackException) -> bool:
+    """Drops frames of ours, also from causes; whether any frame was left."""
+    left, todo, seen = False, [whole], set[int]()
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = [frame for frame in part.stack if not is_ours(frame.filename)]
+        left = left or bool(part.stack)
+        inner = (part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ()))
+        todo += [one for one in inner if one is not None]
+    return left
 
 
 def is_ours(filename: str) -> bool:
@@ -146,6 +157,7 @@ def is_ours(filename: str) -> bool:
         filename.startswith((_OURS, "<frozen "))
         or (_DASK in filename and "site-packages" in filename)
         or filename.startswith((_STDLIB + "concurrent", _STDLIB + "importlib"))
+        or filename == getattr(sys.modules.get("__main__"), "__file__", None)  # the workflow's script
     )
 
 
@@ -159,7 +171,8 @@ def service_traceback(error: BaseException) -> TracebackType | None:
 
 def fatal_trace(text: str) -> str:
     """What `faulthandler` wrote when the process died, without frames of ours."""
-    lines = [line for line in text.splitlines() if not _is_our_line(line)]
+    text = text.partition("\nExtension modules:")[0]
+    lines = [line for line in text.splitlines() if line and not _is_our_line(line)]
     return "\n".join(lines).strip()
 
 

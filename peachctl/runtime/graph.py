@@ -31,6 +31,10 @@ class GraphError(PeachError):
     """A script whose graph can't be run: hand-edited, for ours are checked before."""
 
 
+class _NotImported(Exception):
+    """Carries what the import of a service raised, as its cause."""
+
+
 @dataclass(slots=True)
 class Step:
     """A node on its way: position in topological order, where each input comes from (a text, a pair of step and
@@ -240,11 +244,19 @@ class _Run:
         """Runs the service of a node; returns its values by output port. Raises whatever the service raises."""
         located = self._hub.locate(step.call.service, step.call.version)
         service_utility.now_running(step.id)
+        try:
+            start = self._hub.start(located)
+        except BaseException as error:
+            raise _NotImported from error
         given = values()
-        start = self._hub.start(located)
         passed = services.arguments(located, given, step.call.parameters)
         returned = start([self._job.queue_id, step.id], *passed)
         return services.by_port(located, returned, step.wanted)
+
+    def _failure(self, step: Step, error: BaseException) -> Failure:
+        if isinstance(error, _NotImported) and error.__cause__ is not None:
+            return of_exception(error.__cause__, step.call.service, importing=True)
+        return of_exception(error, step.call.service)
 
     def _keep(self, step: Step, ports: Mapping[int, bytes], outputs: list[Any], paths: set[str]) -> None:
         if self._results is not None and step.key:
@@ -269,8 +281,7 @@ class _Run:
                 raise
             if self._job.debug:
                 self._debug(step, error)
-            described = of_exception(error, step.call.service)
-            return self._settle(step, "error", described, None, Outcome(step.id))
+            return self._settle(step, "error", self._failure(step, error), None, Outcome(step.id))
         return self._settle(
             step, "success", None, shown(returned), Outcome("", {port: returned[port] for port in step.wanted})
         )
@@ -300,6 +311,8 @@ class _Run:
     def _debug(self, step: Step, error: BaseException) -> None:
         from peachctl.runtime.debugger import post_mortem
 
+        if isinstance(error, _NotImported) and error.__cause__ is not None:
+            error = error.__cause__
         post_mortem(step.id, error, service_traceback(error))
 
     # processes
@@ -330,7 +343,7 @@ class _Run:
                     self._note_paths(returned, paths)
                     self._keep(step, ports, outputs, paths)
         except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt of a service are its failure
-            return Reply(index, of_exception(error, step.call.service), {}, [])
+            return Reply(index, self._failure(step, error), {}, [])
         return Reply(index, None, ports, outputs)
 
     def _unpacked(self, step: Step, raw: Sequence[bytes | None]) -> list[Any]:
