@@ -51,6 +51,7 @@ REFUSED = ".refused"
 _TAKEN_NAME = re.compile(r"(\d{1,19})_(.+)", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _BATCH_BYTES = 32 << 20
+_JSON_FACTOR = 16  # JSON of a message that is within the limit may be this much longer than its Avro
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ class FolderBus:
     """The `Bus` of an inbox, and the scripts of a queue folder; either may be None.
 
     host: part of the origin's topic `inbox@HOST` (the first host that used an inbox names it for good). max_bytes: of
-    a larger file only max_bytes + 1 bytes are delivered, for the reader to refuse. sweep: seconds between sweeps.
-    settle: seconds between two looks at a file of somebody else. Folders that are missing are created; raises
-    PeachError where that cannot be done.
+    a larger file only max_bytes + 1 bytes are delivered (JSON: 16 times that), for the reader to refuse. sweep:
+    seconds between sweeps. settle: seconds between two looks at a file of somebody else. Folders that are missing are
+    created; raises PeachError where that cannot be done.
     """
 
     def __init__(
@@ -353,7 +354,7 @@ class FolderBus:
     def _read(self, fd: int, origin: Origin, name: str) -> Message:
         size = os.fstat(fd).st_size
         pieces = []
-        room = self._max_bytes + 1
+        room = self._max_bytes * (1 if name.lower().endswith(".bin") else _JSON_FACTOR) + 1
         while room > 0 and (piece := os.read(fd, min(room, 1 << 20))):
             pieces.append(piece)
             room -= len(piece)
@@ -460,7 +461,7 @@ class _Taking:
 
 
 def _is_message(name: str) -> bool:
-    return name.endswith(EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _is_script(name: str) -> bool:

@@ -1,0 +1,372 @@
+"""The ingest loop: messages become queue rows, scripts and events.
+
+    bus.poll -> wire.decode_file -> workflow.check -> store.file -> script.render -> files.place
+             -> bus.publish -> store.announced -> bus.reject -> bus.ack
+
+The protocol (the database is authoritative; the bus delivers at least once; events and dead letter copies are hints):
+
+- One batch is filed in one transaction: its rows, the origin of each, the announcements that are owed, its letters.
+  A message that was filed before is known by its origin and makes nothing new, so that every step may be repeated.
+- A message that cannot be decoded becomes a letter. One that can but must not run (duplicate ids, a cycle, an unknown
+  service, ...) becomes a row that ended in error at once, with a packed output that says why, and a letter.
+- What is acknowledged is filed, whatever became of it: a bad message never blocks the ones behind it.
+
+What a kill leaves behind, and who mends it:
+
+- before the filing: nothing but the message, which comes again;
+- after it, before the scripts: rows without a script whose announcement is owed: `repair` (or the next step) places
+  what is missing; an executor that claims one before renders it by itself;
+- after the scripts, before the events are acknowledged: owed announcements: published again, and an executor that
+  hears of a row twice finds it claimed;
+- after that, before the acknowledgement: the batch comes again, its origins are known, it is acknowledged;
+- a refused row without its packed output: `repair`, or any executor's sweep, packs one.
+
+The loop pauses, with the batch in hand and nothing lost, while the disk is full, the database is away, or the service
+hub is missing, unreadable or empty: the last is no reason to refuse workflows.
+"""
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from peachctl import files, names, script, wire
+from peachctl.bus import Bus, Message
+from peachctl.errors import PeachError, UnreachableError, WireError
+from peachctl.failpoint import fail_point
+from peachctl.hub import Hub
+from peachctl.masking import mask
+from peachctl.names import printable
+from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Row, Status, Store
+from peachctl.workflow import Problem, Service, Workflow, check
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BODY_KEPT = 1 << 20  # of a letter
+_TOLD = 20  # problems in a reason
+_TRIES = 1000
+_RELAYED = 200
+_HUB_AGE = 10.0
+# What is filed was within the limits of its day.
+_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize, values=sys.maxsize, json_bytes=sys.maxsize)
+
+
+class HubMissing(PeachError):
+    """The service hub is missing, unreadable or empty: nothing can be said of any workflow now."""
+
+
+def entry_of(workflow: Workflow, body: bytes, priority: int = 1) -> Entry:
+    """The row of a decoded workflow. body: the message as it came, Avro or JSON; the script's name carries the MD5 of
+    the Avro message, for which JSON is encoded."""
+    md5 = hashlib.md5(wire.encode_workflow(workflow), usedforsecurity=False).hexdigest()
+    return Entry(
+        user=workflow.user,
+        name=workflow.name,
+        workflow_json=wire.workflow_json_text(workflow),
+        execution_file=names.script_name(workflow.user, md5, time.time_ns()),
+        sha256=hashlib.sha256(body).hexdigest(),
+        priority=priority,
+    )
+
+
+def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, priority: int = 1) -> Entry:
+    """A workflow file as it would be filed, for commands that hold one in hand. name: says by its ending whether it
+    is JSON (`wire.decode_file`). Raises PeachError with all that is wrong with it, a problem a line."""
+    known = _services(hub)
+    try:
+        workflow = wire.decode_file(body, name, limits)
+    except WireError as error:
+        raise PeachError(mask(f"{printable(name)}: {error.message}"), error.hint) from error
+    problems = check(workflow, known)
+    if problems:
+        lines = [f"{problem.where}: {problem.message}" for problem in problems]
+        raise PeachError(mask("\n".join(f"{printable(name)}: {line}" for line in lines)))
+    return entry_of(workflow, body, priority)
+
+
+def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
+    """Does `act` with the entries; where a script name is taken (a clock set back, equal messages at once), again
+    with names of later microseconds. `act` must be one transaction that raises ExecutionFileTaken."""
+    for attempt in range(_TRIES):
+        later = attempt * len(entries)
+        try:
+            return act([_later(entry, later + index) for index, entry in enumerate(entries)])
+        except ExecutionFileTaken:
+            continue
+    raise PeachError(f"no free script name was found in {_TRIES} tries")
+
+
+def unique_name(entry: Entry, act: Callable[[Entry], T]) -> T:
+    """`unique_names` for one entry."""
+    return unique_names([entry], lambda entries: act(entries[0]))
+
+
+def _later(entry: Entry, micros: int) -> Entry:
+    if micros == 0:
+        return entry
+    stem, seconds, fraction = entry.execution_file.removesuffix(".py").rsplit("_", 2)
+    micros += int(seconds) * 1_000_000 + int(fraction)
+    return replace(entry, execution_file=f"{stem}_{micros // 1_000_000}_{micros % 1_000_000:06d}.py")
+
+
+def file_entries(store: Store, entries: Sequence[Entry], queue_folder: Path) -> list[Filed]:
+    """Files all entries or none, and places their scripts (for `submit` into an embedded installation, where the
+    script is the event). Raises PeachError; rows whose script could not be placed are owed and repaired by `Ingest`."""
+    filed = unique_names(entries, store.file)
+    fail_point("ingest:submitted")
+    for one in filed:
+        row = store.get(one.id)
+        if row is not None:
+            _place(queue_folder, row)
+    store.announced([one.id for one in filed])
+    fail_point("ingest:submitted-announced")
+    return filed
+
+
+def _place(queue_folder: Path, row: Row) -> None:
+    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own."""
+    found = names.parse_script_name(row.execution_file)
+    workflow = wire.workflow_from_json(row.workflow_json, _ANY)
+    if row.status is Status.QUEUED and workflow.nodes:
+        files.place(queue_folder, row.execution_file, script.render(workflow, found[1] if found else ""))
+        fail_point("ingest:placed")
+
+
+def _services(hub: Hub) -> dict[str, dict[int, Service]]:
+    known = hub.by_name
+    if not known:
+        raise HubMissing(f"the service hub {hub.folder} holds no service", "set folders.hub")
+    return known
+
+
+class Ingest:
+    """The loop over one store and one bus. `repair` once, then `step` again and again.
+
+    queue_folder, workflow_temp, download_files: where scripts and the logs of refused workflows go. load_hub: finds
+    the services; called again when it is older than some seconds, and before anything is refused. free_space: bytes;
+    with less nothing is taken. most: messages of one batch. on_step: is told when a batch is done (tests wait on it).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        queue_folder: Path,
+        workflow_temp: Path,
+        download_files: Path,
+        load_hub: Callable[[], Hub],
+        limits: wire.Limits,
+        free_space: int = 0,
+        most: int = 100,
+        on_step: Callable[[int], None] = lambda _handled: None,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._queue_folder = queue_folder
+        self._workflow_temp = workflow_temp
+        self._download_files = download_files
+        self._load_hub = load_hub
+        self._limits = limits
+        self._free_space = free_space
+        self._most = most
+        self._on_step = on_step
+        self._services: dict[str, dict[int, Service]] = {}
+        self._loaded = -_HUB_AGE
+        self._hand: list[Message] = []
+        self._owed = True
+        self.paused: str | None = None
+        """Why nothing is taken at the moment, None while all is well."""
+
+    def repair(self) -> None:
+        """Mends what a killed process left: temporary files, scripts and events that are owed, refusals not packed.
+
+        What cannot be done now is done by later steps.
+        """
+        files.clean_temporaries(self._queue_folder)
+        fail_point("ingest:cleaned")
+        files.clean_temporaries(self._download_files)
+        fail_point("ingest:cleaned-downloads")
+        try:
+            for row in self._store.unpacked(_RELAYED):
+                self._pack_refusal(row)
+            self._relay()
+        except (UnreachableError, files.FilesError) as error:
+            self._pause(error)
+
+    def step(self, timeout: float) -> int:
+        """Takes and handles one batch, waiting at most `timeout` seconds for it; returns how many messages it had.
+
+        Returns 0 while paused, after some of that time. Raises StateError where a known origin holds another message
+        (the topic was made anew), and ConfigError from the store; never because of what a message holds.
+        """
+        try:
+            self._look_out()
+            if not self._hand:
+                self._hand = self._bus.poll(timeout, self._most)
+                fail_point("ingest:polled")
+            if self._hand or self._owed:
+                self._handle(self._hand)
+        except (UnreachableError, files.FilesError, HubMissing) as error:
+            self._pause(error)
+            time.sleep(min(timeout, 1.0))
+            return 0
+        if self.paused is not None:
+            logger.info("going on")
+            self.paused = None
+        handled, self._hand = len(self._hand), []
+        if handled:
+            self._on_step(handled)
+        return handled
+
+    def _look_out(self) -> None:
+        """Raises what stands against taking messages now."""
+        if time.monotonic() - self._loaded > _HUB_AGE:
+            self._reload_hub()
+        free = files.free_space(self._queue_folder)
+        if free < self._free_space:
+            raise files.DiskFull(
+                f"only {free >> 20} MiB are free below {self._queue_folder} (limits.free_space is"
+                f" {self._free_space >> 20} MiB): nothing is ingested"
+            )
+
+    def _reload_hub(self) -> None:
+        self._loaded = -_HUB_AGE
+        try:
+            hub = self._load_hub()
+        except PeachError as error:
+            raise HubMissing(f"{error.message}: nothing is ingested", error.hint) from error
+        self._services = _services(hub)
+        self._loaded = time.monotonic()
+
+    def _handle(self, messages: Sequence[Message]) -> None:
+        judged = [self._judge(message) for message in messages]
+        entries = [entry for entry, _ in judged if entry is not None]
+        letters = [letter for _, letter in judged if letter is not None]
+        if messages:
+            filed = unique_names(entries, lambda named: self._store.file(named, letters))
+            fail_point("ingest:filed")
+            self._say(judged, filed)
+            for entry, one in zip(entries, filed, strict=True):
+                row = self._store.get(one.id) if entry.refused else None
+                if row is not None:
+                    self._pack_refusal(row)
+        self._relay()
+        for message, (_, letter) in zip(messages, judged, strict=True):
+            if letter is not None:
+                self._bus.reject(message, letter.reason)
+                fail_point("ingest:rejected")
+        if messages:
+            self._bus.ack(messages)
+            fail_point("ingest:acked")
+
+    def _judge(self, message: Message) -> tuple[Entry | None, Letter | None]:
+        """What is filed of a message: an entry, a letter, or both (a refused workflow)."""
+        try:
+            return self._judge_body(message)
+        except PeachError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of ours that one message finds must not block the others
+            logger.exception("a message could not be read; this is a mistake in peachctl")
+            return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None)
+
+    def _judge_body(self, message: Message) -> tuple[Entry | None, Letter | None]:
+        if message.size is not None:
+            text = f"message of {message.size} bytes, the limit is {len(message.body) - 1}"
+            return None, self._letter(message, "too-large", text, "", None)
+        try:
+            workflow = wire.decode_file(message.body, message.file or "", self._limits)
+        except WireError as error:
+            return None, self._letter(message, "malformed", error.message, error.field, error.offset)
+        entry = replace(entry_of(workflow, message.body, message.priority), origin=message.origin)
+        problems = self._problems(workflow)
+        if not problems:
+            return entry, None
+        sentence = mask("; ".join(problem.message for problem in problems[:_TOLD]))
+        if len(problems) > _TOLD:
+            sentence += f"; and {len(problems) - _TOLD} more"
+        letter = self._letter(message, problems[0].code, sentence, problems[0].where, None)
+        return replace(entry, refused=sentence), letter
+
+    def _problems(self, workflow: Workflow) -> list[Problem]:
+        problems = check(workflow, self._services)
+        if problems:
+            # Perhaps the service was installed a moment ago.
+            self._reload_hub()
+            problems = check(workflow, self._services)
+        return problems
+
+    def _letter(self, message: Message, code: str, text: str, field: str, offset: int | None) -> Letter:
+        return Letter(
+            reason=mask(f"{code}: {text}"),
+            field=field,
+            byte_offset=offset,
+            origin=message.origin,
+            file=message.file,
+            size=len(message.body) if message.size is None else message.size,
+            body=message.body[:_BODY_KEPT],
+            received=time.time(),
+        )
+
+    def _say(self, judged: Sequence[tuple[Entry | None, Letter | None]], filed: Sequence[Filed]) -> None:
+        ids = iter(filed)
+        for entry, letter in judged:
+            one = next(ids) if entry is not None else None
+            if letter is not None:
+                where = letter.file if letter.file is not None else str(letter.origin)
+                logger.warning("refused %s: %s", printable(where), printable(letter.reason, 500))
+            elif one is not None and one.new and entry is not None:
+                logger.info("workflow %d: %s of %s", one.id, printable(entry.name), printable(entry.user))
+
+    def _pack_refusal(self, row: Row) -> None:
+        """The log that says why a row was refused. What can't be packed now is packed by an executor's sweep."""
+        if row.output_file:
+            return
+        try:
+            reason = row.reason or "no reason is known"
+            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, reason)
+            fail_point("ingest:packed")
+        except files.FilesError as error:
+            logger.warning("%s", printable(error.message, 500))
+            return
+        self._store.attach(row.id, name)
+        fail_point("ingest:attached")
+        now = self._store.get(row.id)
+        if now is None or now.output_file != name:
+            # That sweep was faster, or the row was deleted.
+            (self._download_files / name).unlink(missing_ok=True)
+
+    def _relay(self) -> None:
+        """Scripts and events of all rows for which they are owed: of this batch, and of processes that died."""
+        self._owed = True
+        while ids := self._store.unannounced(_RELAYED):
+            waiting, settled = [], []
+            for id in ids:
+                row = self._store.get(id)
+                if row is None or row.status is not Status.QUEUED:
+                    settled.append(id)
+                    continue
+                waiting.append(id)
+                try:
+                    _place(self._queue_folder, row)
+                except WireError as error:
+                    logger.warning("workflow %d: no script can be made of its row: %s", id, mask(error.message))
+            acknowledged = self._bus.publish(waiting)
+            fail_point("ingest:published")
+            self._store.announced([*settled, *acknowledged])
+            fail_point("ingest:announced")
+            if len(acknowledged) < len(waiting):
+                return
+        self._owed = False
+
+    def _pause(self, error: PeachError) -> None:
+        """Says once why nothing is taken."""
+        if self.paused != error.message:
+            logger.warning("%s", printable(mask(error.message), 500))
+            self.paused = error.message
