@@ -1,7 +1,7 @@
 """Smooths a volume with a Gaussian of the same width in all directions of space.
 
 Input: image (NIfTI file). Parameter: fwhm (full width at half maximum in mm, 4 if not set).
-Output: image (NIfTI file, 32 bit float, same grid).
+Output: smooth (NIfTI file, 32 bit float, same grid).
 """
 
 import math
