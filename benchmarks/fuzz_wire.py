@@ -22,6 +22,8 @@ import avro.datafile
 import avro.io
 import avro.schema
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from peachctl.errors import WireError
 from peachctl.jsonform import DEFAULT_LIMITS
 from peachctl.plainwire import Unusual, decode_plain

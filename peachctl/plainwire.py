@@ -21,7 +21,7 @@ class Unusual(Exception):
 def decode_plain(body: bytes, limits: Limits) -> Workflow:
     """Reads the form that all known writers make: arrays in one block. Gives up on any other, and on any mistake.
 
-    Four times as fast as `wire.decode_any`, because it does not know where it is. What it accepts must be what that one
+    Twice as fast as `wire.decode_any`, because it does not know where it is. What it accepts must be what that one
     accepts: the tests hold them equal.
     """
     size = len(body)
