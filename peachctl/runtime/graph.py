@@ -5,6 +5,7 @@ passes on its failure, and what depends on it is skipped without running. Keys o
 value of a workflow is an argument of a dask task: so no literal can be taken for a key.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -163,6 +164,9 @@ class _Run:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(line_buffering=True)  # what a dying node printed is not lost
+        for service in {(step.call.service, step.call.version) for step in self._steps}:
+            with contextlib.suppress(ServiceError):  # raised again by the nodes that run it
+                self._hub.locate(*service)
         self._reporter.graph((step.id, step.call.service, step.call.version) for step in self._steps)
         if self._job.results is not None:
             self._results = Results(self._job.results, self._root)

@@ -3,16 +3,19 @@
 A value is pickled once; the same bytes travel to the processes of the nodes that read it and lie in the kept file.
 Paths inside the attempt's folder are written relative to it, for the next attempt's executor renames that folder.
 
-A kept file: `MAGIC`, SHA-256 of the body, length of the body (8 bytes), body. It is written under a temporary name and
-renamed; a torn one (power failure: it is not fsynced) is found by length or checksum and counts as not there.
+Each process of a run appends to a file of its own, for a file per node costs ten times as much. A record of it:
+`MAGIC`, key (32 bytes), length of the body (8), SHA-256 of the body (32), body. Nothing is fsynced: a record that a
+power failure tore is found by its length or checksum, and counts as not there; so does what follows it in that file.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import pickle
 import re
-import tempfile
+import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -20,8 +23,10 @@ from typing import Any
 
 from peachctl.runtime.failure import ServiceError
 
-MAGIC = b"peachctl result 1\n"
-_HEADER = len(MAGIC) + 32 + 8
+MAGIC = b"peach-r1"
+_KEY = len(MAGIC) + 32
+_LENGTH = _KEY + 8
+_HEADER = _LENGTH + 32
 _VERSION_MODULE = re.compile(r"(.+)\.v(\d+)(?:\.|\Z)")
 # Beyond this a file of a service (weights of a network, an atlas) is known by size and time, not by its content.
 _WHOLE_FILE = 4 << 20
@@ -33,7 +38,7 @@ class Unpicklable(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a file of kept results holds: the pickled values by port, and the outputs as they are shown."""
+    """What a record of kept results holds: the pickled values by port, and the outputs as they are shown."""
 
     ports: dict[int, bytes]
     shown: list[Any]
@@ -111,44 +116,60 @@ class Values:
 
 
 class Results:
-    """The folder of kept results of one workflow, and what its attempt may use of it."""
+    """The folder of kept results of one workflow. root: the attempt's folder, absolute. Used by all processes and
+    threads of a run; what one keeps is found by the next attempt, not by this one."""
 
     def __init__(self, folder: str, root: str) -> None:
         self._folder = folder
         self._root = root
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._file = -1
+        self._size = 0
+        self._found: dict[bytes, tuple[int, int, int, bytes]] | None = None
         os.makedirs(folder, mode=0o750, exist_ok=True)  # noqa: PTH103 - paths stay texts here: 10,000 of them
 
     def keep(self, key: str, ports: Mapping[int, bytes], shown: list[Any], paths: set[str]) -> None:
         """Keeps the results of a node that succeeded. What the disk refuses is not kept; the node is done anyway."""
         there = sorted(path for path in paths if os.path.lexists(path))
         body = pickle.dumps((self._root, there, dict(ports), shown), 5)
-        raw = b"".join((MAGIC, hashlib.sha256(body).digest(), len(body).to_bytes(8, "big"), body))
-        temporary = None
-        try:
-            handle, temporary = tempfile.mkstemp(prefix=".", dir=self._folder)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(raw)
-            os.replace(temporary, self._path(key))  # noqa: PTH105
-        except OSError:
-            if temporary is not None:
-                _unlink(temporary)
+        record = b"".join(
+            (MAGIC, bytes.fromhex(key), len(body).to_bytes(8, "big"), hashlib.sha256(body).digest(), body)
+        )
+        with self._lock:
+            try:
+                self._append(record)
+            except OSError:
+                if self._file >= 0:
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(self._file, self._size)
+
+    def _append(self, record: bytes) -> None:
+        if self._owner != os.getpid():
+            self._file = -1
+            name = f"{self._folder}/{os.getpid()}-{secrets.token_hex(4)}"
+            self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            self._owner, self._size = os.getpid(), 0
+        view = memoryview(record)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self._size += len(record)
 
     def find(self, key: str) -> Kept | None:
-        """What was kept under this key, None if nothing, or nothing that can be relied on: torn, or naming files that
-        are no longer there."""
+        """What an earlier attempt kept under this key, None if nothing, or nothing that can be relied on: torn, or
+        naming files that are no longer there."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._look()
+        place = self._found.get(bytes.fromhex(key))
+        if place is None:
+            return None
+        file, offset, size, digest = place
         try:
-            with open(self._path(key), "rb") as stream:
-                raw = stream.read()
+            body = os.pread(file, size, offset)
         except OSError:
             return None
-        body = memoryview(raw)[_HEADER:]
-        head = raw[:_HEADER]
-        if (
-            len(head) < _HEADER
-            or not head.startswith(MAGIC)
-            or int.from_bytes(head[-8:], "big") != len(body)
-            or hashlib.sha256(body).digest() != head[len(MAGIC) : -8]
-        ):
+        if hashlib.sha256(body).digest() != digest:
             return None
         root, paths, ports, shown = pickle.loads(body)  # noqa: S301 - written by this workflow's own attempts
         for path in paths:
@@ -156,8 +177,24 @@ class Results:
                 return None
         return Kept(ports, _moved_all(shown, root, self._root))
 
-    def _path(self, key: str) -> str:
-        return f"{self._folder}/{key}"
+    def _look(self) -> dict[bytes, tuple[int, int, int, bytes]]:
+        """Where each record lies: open file, offset, size and checksum of its body. The newest of a key counts."""
+        found = {}
+        for entry in sorted(os.scandir(self._folder), key=lambda one: one.stat().st_mtime_ns):
+            try:
+                file = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            end, position = os.fstat(file).st_size, 0
+            while position + _HEADER <= end:
+                head = os.pread(file, _HEADER, position)
+                size = int.from_bytes(head[_KEY:_LENGTH], "big")
+                position += _HEADER
+                if not head.startswith(MAGIC) or position + size > end:
+                    break
+                found[head[len(MAGIC) : _KEY]] = (file, position, size, head[_LENGTH:])
+                position += size
+        return found
 
 
 def _moved(path: str, old: str, new: str) -> str:
@@ -172,13 +209,6 @@ def _moved_all(value: Any, old: str, new: str) -> Any:
     if isinstance(value, dict):
         return {key: _moved_all(item, old, new) for key, item in value.items()}
     return value
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)  # noqa: PTH108
-    except OSError:
-        pass
 
 
 def result_key(parts: tuple[Any, ...]) -> str:
