@@ -48,7 +48,7 @@ def list_(
             ) from None
     config = screen.config()
     with contextlib.closing(app.open_store(config)) as store:
-        rows = store.list(user=user, status=wanted, limit=limit)
+        rows = store.rows(user=user, status=wanted, limit=limit)
     screen.result([present.row(row) for row in rows], lambda console: _rows(console, rows))
 
 

@@ -261,7 +261,7 @@ class Store(Protocol):
         """The row of a script."""
         ...
 
-    def list(
+    def rows(
         self, *, user: str | None = None, status: Status | None = None, limit: int | None = None
     ) -> list[Row]:
         """Newest first."""
