@@ -69,6 +69,7 @@ class Screen:
 
         if stderr not in self._consoles:
             forced = {"auto": None, "always": True, "never": None}[self.color]
+            watched = (sys.stderr if stderr else sys.stdout).isatty()
             self._consoles[stderr] = Console(
                 stderr=stderr,
                 force_terminal=forced,
@@ -76,7 +77,9 @@ class Screen:
                 highlight=False,
                 markup=False,
                 emoji=False,
-                soft_wrap=not (sys.stderr if stderr else sys.stdout).isatty(),
+                soft_wrap=not watched,
+                # A pipe has no width: rows stay on one line for grep, unless COLUMNS says otherwise.
+                width=None if watched or "COLUMNS" in os.environ else 240,
             )
         return self._consoles[stderr]
 

@@ -159,7 +159,26 @@ def in_saved_again(peach: Peach, point: str) -> None:
     judge(peach, rows=1)
 
 
+def in_submit(peach: Peach, point: str) -> None:
+    killed(peach, point, "submit", peach.file(DIAMOND))
+    peach("consume", "ingest", "--once")
+    peach("consume", "execute", "--once")
+    judge(peach, rows=1)
+
+
 SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
+    "ingest:submitted": in_submit,
+    "ingest:submitted-announced": in_submit,
+    **dict.fromkeys(
+        [
+            *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:placed"),
+            *("ingest:published", "ingest:announced", "ingest:acked"),
+        ],
+        in_ingest,
+    ),
+    "ingest:packed": in_refusal,
+    "ingest:attached": in_refusal,
+    "ingest:rejected": in_rejection,
     **dict.fromkeys(
         [
             *("execute:joined", "execute:renewed", "execute:released", "execute:expired", "execute:claimed"),
