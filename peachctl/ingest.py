@@ -272,7 +272,7 @@ class Ingest:
             return self._judge_body(message)
         except PeachError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug of ours that one message finds must not block the others
+        except Exception as error:  # a bug of ours that one message finds must not block the others
             logger.exception("a message could not be read; this is a mistake in peachctl")
             return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None)
 

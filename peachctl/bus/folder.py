@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 EXTENSIONS = (".bin", ".json", ".wf")
 TAKEN = ".taken"
 REFUSED = ".refused"
+ORIGIN = ".origin"
 
 _TAKEN_NAME = re.compile(r"(\d{1,19})_(.+)", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -241,12 +242,13 @@ class FolderBus:
     def _taking(self, inbox: Path) -> Iterator["_Taking | None"]:
         """The right to take, which one process has at a time; None while another one has it.
 
-        The file that is locked keeps the last offset and the topic: offsets stay unique when the clock is set back,
-        and the topic stays when a container with a new host name takes over.
+        The file that is locked (`.origin/last`) keeps the last offset and the topic: offsets stay unique when the
+        clock is set back, and the topic stays when a container with a new host name takes over.
         """
         folder = inbox / TAKEN
-        files.make_folder(folder, files.PRIVATE_MODE)
-        fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        for private in (folder, inbox / ORIGIN):
+            files.make_folder(private, files.PRIVATE_MODE)
+        fd = os.open(inbox / ORIGIN / "last", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -445,7 +447,7 @@ class FolderBus:
 
 @dataclass(slots=True)
 class _Taking:
-    """The lock of `.taken` while this process has it."""
+    """The right to take, while this process has it. fd: of the locked file."""
 
     fd: int
     folder: Path
