@@ -179,10 +179,11 @@ def _read_regular(path: Path) -> bytes | None:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
                 return None
             raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return None
         with os.fdopen(fd, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return None
             if status.st_size > _LARGEST_SCRIPT:
                 raise FilesError(f"{printable(str(path))} is no script: it has {status.st_size} bytes")
             return stream.read(_LARGEST_SCRIPT)
@@ -428,8 +429,13 @@ class _Packer:
             except OSError as error:
                 self._note(inside, error.strerror or str(error))
                 continue
-            with os.fdopen(file, "rb", buffering=0) as stream:
-                self._add_file(stream, inside)
+            status = os.fstat(file)
+            if stat.S_ISREG(status.st_mode):
+                with os.fdopen(file, "rb", buffering=0) as stream:
+                    self._add_file(stream, status, inside)
+            else:
+                os.close(file)
+                self._note(inside, "a link to something that is no file")
         return deeper
 
     def _add_folder(self, inside: str, status: os.stat_result) -> None:
@@ -437,11 +443,7 @@ class _Packer:
         info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, max(0, int(status.st_mtime))
         self._tar.addfile(info)
 
-    def _add_file(self, stream: IO[bytes], inside: tuple[str, ...]) -> None:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            self._note(inside, "a link to something that is no file")
-            return
+    def _add_file(self, stream: IO[bytes], status: os.stat_result, inside: tuple[str, ...]) -> None:
         source = _Exactly(stream)
         if inside == (LOG,):
             self._log = source.read(min(status.st_size, _LARGEST_LOG))

@@ -1,0 +1,568 @@
+"""Scripts placed, folders of a workflow, packed outputs: whole or not at all, for the group, nothing outside."""
+
+import errno
+import gzip
+import io
+import os
+import re
+import resource
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from peachctl import files, script
+from peachctl.workflow import Node, ServiceRef, Workflow
+
+MD5 = "0123456789abcdef0123456789abcdef"
+NAME = f"ada_{MD5}_1700000000_000001.py"
+TEXT = script.render(Workflow("名前", "ada", (Node("é", ServiceRef("Text", 1), ("x",), ()),)), MD5)
+
+
+@pytest.fixture
+def temp(tmp_path: Path) -> Path:
+    made = tmp_path / "workflow_temp"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    made = tmp_path / "files"
+    made.mkdir()
+    return made
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def unpacked(packed: Path) -> dict[str, bytes | None]:
+    """Names in a packed output and what is in them, None for folders."""
+    with tarfile.open(packed, "r:gz") as tar:
+        return {
+            member.name: (tar.extractfile(member) or io.BytesIO()).read() if member.isfile() else None for member in tar
+        }
+
+
+# Scripts
+
+
+def test_a_script_is_placed_once(tmp_path: Path) -> None:
+    assert files.place(tmp_path, NAME, TEXT) is True
+    assert (tmp_path / NAME).read_text() == TEXT
+    assert mode(tmp_path / NAME) == 0o640
+    before = (tmp_path / NAME).stat()
+    assert files.place(tmp_path, NAME, TEXT) is False
+    assert (tmp_path / NAME).stat() == before
+    assert names(tmp_path) == [NAME]
+
+
+def test_a_script_torn_at_any_length_is_placed_again(tmp_path: Path) -> None:
+    whole = TEXT.encode()
+    for length in range(len(whole)):
+        (tmp_path / NAME).write_bytes(whole[:length])
+        assert files.place(tmp_path, NAME, TEXT) is True, length
+        assert (tmp_path / NAME).read_bytes() == whole
+
+
+def test_blocks_that_never_reached_the_disk_are_torn(tmp_path: Path) -> None:
+    for there in (bytes(len(TEXT)), TEXT.encode()[:100] + bytes(400)):
+        (tmp_path / NAME).write_bytes(there)
+        assert files.place(tmp_path, NAME, TEXT) is True
+        assert (tmp_path / NAME).read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        TEXT.replace("run(graph)", "run(graph)  # edited"),
+        "print('of 2017')\n",
+        TEXT + "\n# more\n",
+    ],
+    ids=["edited", "not ours", "longer"],
+)
+def test_a_script_that_is_edited_or_not_ours_stays(tmp_path: Path, there: str) -> None:
+    (tmp_path / NAME).write_text(there)
+    assert files.place(tmp_path, NAME, TEXT) is False
+    assert (tmp_path / NAME).read_text() == there
+
+
+def test_what_is_no_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("")
+    (tmp_path / NAME).symlink_to("target")
+    assert files.place(tmp_path, NAME, TEXT) is False
+    assert (tmp_path / "target").read_text() == ""
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).mkdir()
+    assert files.place(tmp_path, NAME, TEXT) is False
+
+
+@pytest.mark.parametrize("name", ["../x.py", "a/b.py", "/etc/x.py", "", ".", "..", "x\0.py"])
+def test_a_script_name_is_no_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "queue").mkdir()
+    with pytest.raises(files.FilesError, match="no file name"):
+        files.place(tmp_path / "queue", name, TEXT)
+    assert names(tmp_path) == ["queue"]
+
+
+def test_a_script_is_read_only_where_it_is_a_file(tmp_path: Path) -> None:
+    assert files.read_script(tmp_path / "missing.py") is None
+    assert files.read_script(tmp_path) is None
+    (tmp_path / "latin.py").write_bytes(b"caf\xe9")
+    assert files.read_script(tmp_path / "latin.py") == "caf�"
+    (tmp_path / "link.py").symlink_to("latin.py")
+    assert files.read_script(tmp_path / "link.py") is None
+    os.mkfifo(tmp_path / "fifo.py")
+    assert files.read_script(tmp_path / "fifo.py") is None
+
+
+def test_a_missing_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(files.FilesError) as told:
+        files.place(tmp_path / "missing", NAME, TEXT)
+    assert told.value.message == f"{tmp_path}/missing/{NAME} cannot be written: No such file or directory"
+
+
+def test_text_is_written_in_one_step_over_whatever_is_there(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("outside")
+    (tmp_path / "log").symlink_to("outside")
+    files.write(tmp_path / "log", "lone \ud800 surrogate")
+    assert (tmp_path / "log").read_text() == "lone \\ud800 surrogate"
+    assert (tmp_path / "outside").read_text() == "outside"
+    assert not (tmp_path / "log").is_symlink()
+
+
+# A full disk
+
+
+def full_disk(limit: int, code: str) -> str:
+    """What a process prints whose files cannot grow beyond `limit` bytes."""
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    program = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nfrom pathlib import Path\n" + code
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        preexec_fn=small,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
+    said = full_disk(
+        1000,
+        "from peachctl import files\n"
+        f"try: files.place(Path({str(tmp_path)!r}), 'x.py', 'x' * 5000)\n"
+        "except files.DiskFull as error: print(error.message)",
+    )
+    assert said == f"{tmp_path}/x.py cannot be written: File too large"
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_half_output(tmp_path: Path, downloads: Path) -> None:
+    (tmp_path / "workflow_1").mkdir()
+    (tmp_path / "workflow_1" / "noise").write_bytes(os.urandom(100_000))
+    said = full_disk(
+        10_000,
+        "from peachctl import files\n"
+        f"try: files.pack(Path({str(tmp_path)!r}) / 'workflow_1', Path({str(downloads)!r}), 1)\n"
+        "except files.DiskFull as error: print(error.message)",
+    )
+    assert said == "the output of workflow 1 cannot be packed: File too large"
+    assert names(downloads) == []
+
+
+def test_no_space_and_no_quota_are_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, kind in (
+        (errno.ENOSPC, files.DiskFull),
+        (errno.EDQUOT, files.DiskFull),
+        (errno.EACCES, files.FilesError),
+    ):
+
+        def fail(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fchmod", fail)
+        with pytest.raises(files.FilesError) as told:
+            files.write(tmp_path / "x", "text")
+        assert type(told.value) is kind
+    assert names(tmp_path) == []
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    there, missing = files.free_space(tmp_path), files.free_space(tmp_path / "not" / "yet")
+    assert there > 1 << 20
+    assert abs(there - missing) < 1 << 30
+
+
+# Temporary files
+
+
+def test_temporary_files_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = f"""
+import os, time
+from pathlib import Path
+from peachctl import files
+with files._temporary(Path({str(tmp_path)!r})) as (stream, path):
+    stream.write(b"half")
+    stream.flush()
+    os.kill(os.getpid(), 9)
+"""
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", dead], env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+        )
+        assert done.returncode == -9
+    left = list(tmp_path.iterdir())
+    assert len(left) == 2
+    an_hour_ago = time.time() - 3600
+    os.utime(left[0], (an_hour_ago, an_hour_ago))
+    for name in ("services.avro", ".hidden.tmp", ".peachctl-x.tmp", "x.tmp"):
+        (tmp_path / name).write_text("not ours")
+        os.utime(tmp_path / name, (an_hour_ago, an_hour_ago))
+    with files._temporary(tmp_path) as (_, living):
+        os.utime(living, (an_hour_ago, an_hour_ago))
+        assert files.clean_temporaries(tmp_path) == 1
+        assert living.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [left[1].name, "services.avro", ".hidden.tmp", ".peachctl-x.tmp", "x.tmp"]
+    )
+    assert files.clean_temporaries(tmp_path / "missing") == 0
+
+
+# The folders of a workflow
+
+
+def test_a_first_attempt_starts_empty_and_is_published(temp: Path) -> None:
+    attempt = files.prepare_attempt(temp, 7, 1, False)
+    assert attempt == files.AttemptFolder(
+        temp / ".workflow_7/1/workflow_7", temp / ".workflow_7/results", temp / ".workflow_7/1/output.log"
+    )
+    assert names(temp) == [".workflow_7", ".workflow_7/1", ".workflow_7/1/workflow_7", ".workflow_7/results"]
+    (attempt.folder / "a_out.txt").write_text("out")
+    attempt.output.write_text("captured")
+    assert files.publish(attempt) == temp / "workflow_7"
+    assert names(temp / "workflow_7") == ["a_out.txt"]
+    assert attempt.output.read_text() == "captured"
+    assert files.publish(attempt) == temp / "workflow_7"
+
+
+def test_folders_are_for_the_group_whatever_the_umask_says(temp: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        attempt = files.prepare_attempt(temp, 7, 1, False)
+        files.write(attempt.folder / "peachctl.log", "text")
+        files.place(temp, NAME, TEXT)
+    finally:
+        os.umask(before)
+    for path in (attempt.folder, attempt.folder.parent, temp / ".workflow_7"):
+        assert mode(path) == 0o2750
+    assert mode(attempt.results) == 0o2700
+    assert mode(attempt.folder / "peachctl.log") == mode(temp / NAME) == 0o640
+
+
+def test_a_resumed_attempt_goes_on_with_the_files_of_the_one_before(temp: Path) -> None:
+    first = files.prepare_attempt(temp, 7, 1, False)
+    (first.folder / "a_out.txt").write_text("out")
+    (first.results / "a").write_text("kept")
+    first.output.write_text("first\n")
+    second = files.prepare_attempt(temp, 7, 2, True)
+    assert names(temp / ".workflow_7") == [
+        *("2", "2/output.log", "2/workflow_7", "2/workflow_7/a_out.txt", "results", "results/a"),
+    ]
+    assert second.output.read_text() == "first\n"
+    assert files.prepare_attempt(temp, 7, 2, True) == second
+    assert (second.folder / "a_out.txt").read_text() == "out"
+
+
+def test_a_retry_takes_the_published_folder_back(temp: Path) -> None:
+    first = files.prepare_attempt(temp, 7, 1, False)
+    (first.folder / "a_out.txt").write_text("out")
+    files.publish(first)
+    second = files.prepare_attempt(temp, 7, 2, True)
+    assert names(second.folder) == ["a_out.txt"]
+    assert not (temp / "workflow_7").exists()
+    files.publish(second)
+    assert names(temp / "workflow_7") == ["a_out.txt"]
+
+
+def test_an_attempt_from_the_start_keeps_nothing_but_what_was_published(temp: Path) -> None:
+    first = files.prepare_attempt(temp, 7, 1, False)
+    (first.folder / "old.txt").write_text("old")
+    files.publish(first)
+    second = files.prepare_attempt(temp, 7, 2, True)
+    (second.results / "a").write_text("kept")
+    files.publish(second)
+    third = files.prepare_attempt(temp, 7, 3, False)
+    assert names(third.folder) == names(third.results) == []
+    assert names(temp / "workflow_7") == ["old.txt"]
+    (third.folder / "new.txt").write_text("new")
+    files.publish(third)
+    assert names(temp / "workflow_7") == ["new.txt"]
+    assert names(temp / ".workflow_7") == ["3", "results"]
+
+
+def test_publishing_goes_on_where_it_was_killed(temp: Path) -> None:
+    files.publish(files.prepare_attempt(temp, 7, 1, False))
+    second = files.prepare_attempt(temp, 7, 2, False)
+    (second.folder / "new.txt").write_text("new")
+    (temp / "workflow_7").rename(temp / ".workflow_7" / "replaced")
+    files.publish(second)
+    assert names(temp / "workflow_7") == ["new.txt"]
+    assert not (temp / ".workflow_7" / "replaced").exists()
+
+
+def test_removing_leaves_other_workflows_and_links_alone(temp: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("outside")
+    for id in (7, 77):
+        attempt = files.prepare_attempt(temp, id, 1, False)
+        (attempt.folder / "link").symlink_to(tmp_path / "outside")
+        files.publish(attempt)
+    files.remove_workflow(temp, 7)
+    files.remove_workflow(temp, 7)
+    assert sorted(path.name for path in temp.iterdir()) == [".workflow_77", "workflow_77"]
+    assert names(tmp_path / "outside") == ["file"]
+
+
+def test_a_planted_link_is_not_followed(temp: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "1").mkdir()
+    (temp / ".workflow_7").symlink_to(tmp_path / "outside")
+    files.prepare_attempt(temp, 7, 2, False)
+    assert names(tmp_path / "outside") == ["1"]
+
+
+# Packed outputs
+
+
+def test_a_packed_output_holds_the_folder_under_its_name(temp: Path, downloads: Path) -> None:
+    folder = temp / "workflow_42"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / "a_out.txt").write_text("out")
+    (folder / "sub" / "deep" / "b").write_bytes(b"\0" * 3_000_000)
+    before = time.time()
+    name = files.pack(folder, downloads, 42)
+    found = re.fullmatch(r"(\d{16})_workflow_42\.tar", name)
+    assert found is not None
+    assert before - 1 < int(found[1]) / 1e6 < time.time() + 1
+    assert unpacked(downloads / name) == {
+        "workflow_42": None,
+        "workflow_42/a_out.txt": b"out",
+        "workflow_42/sub": None,
+        "workflow_42/sub/deep": None,
+        "workflow_42/sub/deep/b": b"\0" * 3_000_000,
+    }
+    assert names(downloads) == [name]
+    assert mode(downloads / name) == 0o640
+    with gzip.open(downloads / name) as file:
+        assert file.read(11) == b"workflow_42"
+
+
+def test_packed_members_have_plain_modes_and_no_owner(temp: Path, downloads: Path) -> None:
+    folder = temp / "workflow_1"
+    (folder / "d").mkdir(parents=True)
+    for name, bits in (("setuid", 0o6711), ("private", 0o600), ("open", 0o666)):
+        (folder / name).write_text("")
+        (folder / name).chmod(bits)
+    (folder / "d").chmod(0o1777)
+    with tarfile.open(downloads / files.pack(folder, downloads, 1)) as tar:
+        members = {member.name: member for member in tar}
+    assert {name: oct(member.mode) for name, member in members.items()} == {
+        "workflow_1": "0o755",
+        "workflow_1/d": "0o755",
+        "workflow_1/open": "0o644",
+        "workflow_1/private": "0o644",
+        "workflow_1/setuid": "0o755",
+    }
+    assert {(one.uid, one.gid, one.uname, one.gname) for one in members.values()} == {(0, 0, "", "")}
+
+
+def test_links_inside_become_files_and_all_else_is_left_out_and_said(
+    temp: Path, downloads: Path, tmp_path: Path
+) -> None:
+    folder = temp / "workflow_1"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "real").write_text("real")
+    (temp / "workflow_10").mkdir()
+    (temp / "workflow_10" / "other").write_text("of another")
+    (tmp_path / "secret").write_text("secret")
+    for name, target in {
+        "inside": "real",
+        "sub/up": "../real",
+        "absolute": str(folder / "real"),
+        "chain": "inside",
+        "outside": str(tmp_path / "secret"),
+        "relative": "../../secret",
+        "neighbour": "../workflow_10/other",
+        "dangling": "nowhere",
+        "loop": "loop",
+        "folder": "sub",
+        "itself": ".",
+        "device": "/dev/zero",
+    }.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "sock"))
+        packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    log = packed.pop("workflow_1/peachctl.log")
+    assert packed == {
+        "workflow_1": None,
+        "workflow_1/sub": None,
+        **dict.fromkeys(
+            [f"workflow_1/{name}" for name in ("real", "inside", "absolute", "chain", "sub/up")],
+            b"real",
+        ),
+    }
+    assert log is not None
+    assert sorted(line.split(":")[1].strip() for line in log.decode().splitlines()) == [
+        *("dangling", "device", "fifo", "folder", "itself", "loop", "neighbour", "outside", "relative", "sock"),
+    ]
+    assert not (folder / "peachctl.log").exists()
+
+
+def test_a_link_that_leads_through_a_link_is_packed_as_what_it_is(temp: Path, downloads: Path) -> None:
+    folder = temp / "workflow_1"
+    (folder / "d").mkdir(parents=True)
+    (folder / "d" / "x").write_text("x")
+    (folder / "l").symlink_to("d")
+    (folder / "m").symlink_to("l/x")
+    packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    assert packed["workflow_1/m"] == b"x"
+
+
+def test_what_is_left_out_is_added_to_the_log_that_is_there(temp: Path, downloads: Path) -> None:
+    folder = temp / "workflow_1"
+    folder.mkdir()
+    (folder / "peachctl.log").write_text("it failed\n")
+    os.mkfifo(folder / "a fifo")
+    packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    assert packed["workflow_1/peachctl.log"] == b"it failed\nnot packed: a fifo: neither a file nor a folder\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\xff\xfe",
+        b"new\nline",
+        b"..",
+        b"-rf",
+        b"\x1b[31m",
+        "\u202e".encode(),
+        "💥".encode() * 63,
+        b"a" * 255,
+        b"x:y",
+        b"~",
+    ],
+)
+def test_hostile_names_stay_in_the_folder_and_survive(temp: Path, downloads: Path, name: bytes) -> None:
+    folder = temp / "workflow_1"
+    folder.mkdir()
+    inside = name if name != b".." else b"..."
+    with open(os.path.join(os.fsencode(folder), inside), "wb") as file:
+        file.write(b"hostile")
+    packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    assert {os.fsencode(one): body for one, body in packed.items()} == {
+        b"workflow_1": None,
+        b"workflow_1/" + inside: b"hostile",
+    }
+
+
+@pytest.mark.parametrize("change", [b"", b"short", b"x" * 200_000], ids=["emptied", "shrunk", "grown"])
+def test_a_file_that_changes_while_it_is_packed_does_not_tear_the_output(
+    temp: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch, change: bytes
+) -> None:
+    folder = temp / "workflow_1"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"x" * 100_000)
+    (folder / "b").write_text("after")
+    plain = files._Packer._add
+
+    def late(self: files._Packer, inside: str, *rest: object) -> None:
+        if inside == "a":
+            (folder / "a").write_bytes(change)
+        plain(self, inside, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files._Packer, "_add", late)
+    packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    assert packed["workflow_1/a"] == change[:100_000].ljust(100_000, b"\0")
+    assert packed["workflow_1/b"] == b"after"
+    assert ("workflow_1/peachctl.log" in packed) == (len(change) < 100_000)
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_packed_leads_nowhere(
+    temp: Path, downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = temp / "workflow_1"
+    (folder / "d").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("secret")
+    plain = files._Packer._add_folder
+
+    def late(self: files._Packer, inside: str, status: os.stat_result) -> None:
+        plain(self, inside, status)
+        if inside == "d":
+            (folder / "d").rmdir()
+            (folder / "d").symlink_to(tmp_path / "outside")
+
+    monkeypatch.setattr(files._Packer, "_add_folder", late)
+    packed = unpacked(downloads / files.pack(folder, downloads, 1))
+    assert sorted(packed) == ["workflow_1", "workflow_1/d", "workflow_1/peachctl.log"]
+    assert b"secret" not in b"".join(body or b"" for body in packed.values())
+
+
+def test_outputs_packed_in_the_same_microsecond_have_names_of_their_own(
+    temp: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temp / "workflow_1").mkdir()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_456_789)
+    assert [files.pack(temp / "workflow_1", downloads, 1) for _ in range(3)] == [
+        *("1700000000123456_workflow_1.tar", "1700000000123457_workflow_1.tar", "1700000000123458_workflow_1.tar"),
+    ]
+
+
+def test_without_hard_links_outputs_are_renamed_into_place(
+    temp: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (temp / "workflow_1").mkdir()
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_456_789)
+    made = [files.pack(temp / "workflow_1", downloads, 1) for _ in range(2)]
+    assert names(downloads) == made == ["1700000000123456_workflow_1.tar", "1700000000123457_workflow_1.tar"]
+
+
+def test_a_refusal_says_why_and_hides_passwords(temp: Path, downloads: Path) -> None:
+    name = files.write_refusal(temp, downloads, 3, 'a cycle: a -> b -> a, {"password": "hunter2"}')
+    packed = unpacked(downloads / name)
+    assert list(packed) == ["workflow_3", "workflow_3/peachctl.log"]
+    log = packed["workflow_3/peachctl.log"]
+    assert log is not None
+    assert b"a cycle: a -> b -> a" in log
+    assert b"hunter2" not in log
+    assert names(temp) == ["workflow_3", "workflow_3/peachctl.log"]
+
+
+def test_a_row_out_of_attempts_keeps_what_its_last_attempt_made(temp: Path, downloads: Path) -> None:
+    attempt = files.prepare_attempt(temp, 3, 2, False)
+    (attempt.folder / "a_out.txt").write_text("out")
+    packed = unpacked(downloads / files.write_refusal(temp, downloads, 3, "its executor vanished 3 times"))
+    assert sorted(packed) == ["workflow_3", "workflow_3/a_out.txt", "workflow_3/peachctl.log"]
+    assert names(temp / "workflow_3") == ["a_out.txt", "peachctl.log"]
