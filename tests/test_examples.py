@@ -98,7 +98,7 @@ def test_the_nile_example_finds_the_known_change_and_packs_a_page_that_needs_not
     assert page.count("<circle") == 100
     with tarfile.open(run["output_path"]) as packed:
         names = {Path(name).name for name in packed.getnames()}
-    assert {"page_page.html", "page_picture.svg", "level_change.json", "level.log"} <= names
+    assert {"page_series.html", "page_series.svg", "level_change.json", "level.log"} <= names
 
 
 def test_wrong_parameters_and_files_are_told_in_a_sentence(examples: Peach) -> None:

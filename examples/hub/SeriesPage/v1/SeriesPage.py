@@ -36,7 +36,7 @@ def start(c, series, trend, change, dry, source, title, unit):
         source=escape(source),
     )
     with tempfile.TemporaryDirectory() as folder:
-        html, svg = Path(folder, "page.html"), Path(folder, "picture.svg")
+        html, svg = Path(folder, "series.html"), Path(folder, "series.svg")
         html.write_text(page, encoding="utf-8")
         svg.write_text(picture, encoding="utf-8")
         return ServiceUtility.make_available(c, [[str(html), html.name], [str(svg), svg.name]])
