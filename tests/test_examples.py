@@ -35,10 +35,12 @@ def examples(peach: Peach) -> Peach:
     return peach
 
 
-def outputs(run: dict[str, Any], id: str) -> list[str]:
+def outputs(peach: Peach, run: dict[str, Any], id: str) -> list[Path]:
+    """What a node made, in the published folder of the workflow."""
     [found] = [one for one in run["nodes"] if one["id"] == id]
     assert found["status"] == "success", found
-    return list(found["outputs"])
+    folder = peach.data / "workflow_temp" / f"workflow_{run['id']}"
+    return [folder / Path(path).name for path in found["outputs"]]
 
 
 def errors(run: dict[str, Any]) -> dict[str, str]:
@@ -82,23 +84,30 @@ def test_the_nile_series_is_the_published_one() -> None:
 def test_the_nile_example_finds_the_known_change_and_packs_a_page_that_needs_nothing_else(examples: Peach) -> None:
     run = examples.json("run", EXAMPLES / "workflows" / "nile.bin")
     assert (run["status"], run["progress"]) == ("success", 100)
-    change = json.loads(Path(outputs(run, "level")[0]).read_text())
+    change = json.loads(outputs(examples, run, "level")[0].read_text())
     # Cobb (Biometrika 1978): the level changes after 1898.
     assert change["last_year_before"] == 1898
     assert (change["level_before"], change["level_after"]) == (1097.75, 849.97)
     assert change["p"] < 0.001
-    [trend] = outputs(run, "trend")
-    smooth = [float(row["trend"]) for row in csv.DictReader(Path(trend).open())]
+    [trend] = outputs(examples, run, "trend")
+    smooth = [float(row["trend"]) for row in csv.DictReader(trend.open())]
     assert len(smooth) == 100
     assert min(smooth[:20]) > 1000 > 900 > max(smooth[40:60])
-    [dry] = outputs(run, "dry")
-    assert [row["year"] for row in csv.DictReader(Path(dry).open())] == ["1913", "1941", "1940", "1907", "1902"]
-    page = Path(outputs(run, "page")[0]).read_text()
+    [dry] = outputs(examples, run, "dry")
+    assert [row["year"] for row in csv.DictReader(dry.open())] == ["1913", "1941", "1940", "1907", "1902"]
+    page = outputs(examples, run, "page")[0].read_text()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "the page refers to something elsewhere"
     assert page.count("<circle") == 100
     with tarfile.open(run["output_path"]) as packed:
         names = {Path(name).name for name in packed.getnames()}
     assert {"page_series.html", "page_series.svg", "level_change.json", "level.log"} <= names
+
+
+def test_the_outputs_that_a_run_reports_are_files_that_stay(examples: Peach) -> None:
+    run = examples.json("run", EXAMPLES / "workflows" / "nile.json")
+    for reported in (run, examples.json("queue", "show", run["id"])):
+        for one in reported["nodes"]:
+            assert [path for path in one["outputs"] if not Path(path).is_file()] == []
 
 
 def test_wrong_parameters_and_files_are_told_in_a_sentence(examples: Peach) -> None:
@@ -146,9 +155,9 @@ def test_a_series_of_ones_own_with_a_hostile_title_becomes_a_page(examples: Peac
             )
         ),
     )
-    change = json.loads(Path(outputs(run, "level")[0]).read_text())
+    change = json.loads(outputs(examples, run, "level")[0].read_text())
     assert (change["last_year_before"], change["level_before"], change["level_after"]) == (1960, 5, 6)
-    for text in (Path(path).read_text() for path in outputs(run, "page")):
+    for text in (path.read_text() for path in outputs(examples, run, "page")):
         assert "<script>" not in text
         assert "<b>&" not in text
         assert "&lt;script&gt;alert(1)&lt;/script&gt; $page 検査" in text
@@ -156,16 +165,16 @@ def test_a_series_of_ones_own_with_a_hostile_title_becomes_a_page(examples: Peac
 
 def test_the_ventricles_example_measures_and_draws_the_sample_of_nibabel(examples: Peach) -> None:
     run = examples.json("run", EXAMPLES / "workflows" / "ventricles.bin")
-    measures = json.loads(Path(outputs(run, "measure")[0]).read_text())
+    measures = json.loads(outputs(examples, run, "measure")[0].read_text())
     assert measures["voxel_mm3"] == 8.0
     assert measures["volume_mm3"] == measures["voxels"] * 8.0 == 1000 * measures["volume_ml"]
     assert 1.0 < measures["volume_ml"] < 3.0
     assert abs(measures["centre_mm"][0]) < 3, "the ventricles lie in the middle of the head"
-    smooth = nibabel.load(outputs(run, "smooth")[0])
-    image = nibabel.load(outputs(run, "image")[0])
+    smooth = nibabel.load(outputs(examples, run, "smooth")[0])
+    image = nibabel.load(outputs(examples, run, "image")[0])
     assert np.allclose(smooth.affine, image.affine)
     assert smooth.get_fdata().std() < image.get_fdata().std()
-    picture = Image.open(outputs(run, "picture")[0])
+    picture = Image.open(outputs(examples, run, "picture")[0])
     assert picture.format == "PNG"
     colours = {colour for _, colour in picture.getcolors(1 << 24) or []}
     assert (251, 146, 60) in colours, "no outline was drawn"
@@ -190,7 +199,7 @@ def test_a_ball_in_a_sheared_grid_of_uneven_voxels_has_its_volume(examples: Peac
             )
         ),
     )
-    measures = json.loads(Path(outputs(run, "measure")[0]).read_text())
+    measures = json.loads(outputs(examples, run, "measure")[0].read_text())
     assert math.isclose(measures["volume_mm3"], 4 / 3 * math.pi * radius**3, rel_tol=0.01)
     assert measures["voxels"] == inside.sum()
     assert np.allclose(measures["centre_mm"], centre, atol=0.1)
@@ -208,5 +217,5 @@ def test_an_example_that_was_copied_runs_with_the_services_of_its_copy(examples:
         trend.read_text().replace('writer.writerow(["year", "trend"])', 'writer.writerow(["year", "mine"])')
     )
     run = examples.json("run", copied, "--hub", target / "hub")
-    [path] = outputs(run, "trend")
-    assert Path(path).read_text().startswith("year,mine\n")
+    [path] = outputs(examples, run, "trend")
+    assert path.read_text().startswith("year,mine\n")
