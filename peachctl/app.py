@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
     from peachctl.runner import Runner
+    from peachctl.store.schema import Plan
     from peachctl.store.sqlite import SqliteStore
     from peachctl.wire import Limits
 
@@ -36,13 +37,32 @@ def open_store(config: Config) -> "SqliteStore":
     """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError."""
     from peachctl.store import sqlite
 
+    return sqlite.open_store(_sqlite(config).path, config.database.queue_table)
+
+
+def _sqlite(config: Config) -> Sqlite:
     database = config.database.parsed
     if not isinstance(database, Sqlite):
         raise ConfigError(
             "database.url: MySQL and MariaDB are not in this version yet",
             "leave database.url out, or use sqlite:////ABSOLUTE/PATH",
         )
-    return sqlite.open_store(database.path, config.database.queue_table)
+    return database
+
+
+def schema_plan(config: Config) -> "Plan":
+    """What `init-db` would do; changes nothing."""
+    from peachctl.store import sqlite
+
+    return sqlite.plan(_sqlite(config).path, config.database.queue_table)
+
+
+def migrate(config: Config) -> "Plan":
+    """What `init-db` does: creates, upgrades or adopts. Returns what was done."""
+    from peachctl.store import sqlite
+
+    make_folders(config)
+    return sqlite.migrate(_sqlite(config).path, config.database.queue_table)
 
 
 def refuse_unready(config: Config) -> None:

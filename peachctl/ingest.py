@@ -54,7 +54,7 @@ _TRIES = 1000
 _RELAYED = 200
 _HUB_AGE = 10.0
 # What is filed was within the limits of its day.
-_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize, values=sys.maxsize, json_bytes=sys.maxsize)
+_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
 
 class HubMissing(PeachError):
@@ -326,7 +326,7 @@ class Ingest:
 
     def _pack_refusal(self, row: Row) -> None:
         """The log that says why a row was refused. What can't be packed now is packed by an executor's sweep."""
-        if row.output_file:
+        if row.output_file or row.status is not Status.ERROR:
             return
         try:
             reason = row.reason or "no reason is known"

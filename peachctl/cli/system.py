@@ -26,9 +26,11 @@ def init_db(
     from peachctl import app
 
     config = screen.config()
-    plan = app.schema_plan(config)
+    plan = app.schema_plan(config) if check or sql else app.migrate(config)
     if sql:
-        screen.text("\n".join(plan.statements) if plan.statements else "-- nothing is to be done")
+        from peachctl.store.schema import sql_text
+
+        screen.text(sql_text(plan))
         return
     value = {"database": plan.database, "version": plan.version, "steps": plan.steps}
 
@@ -38,9 +40,6 @@ def init_db(
         for step in plan.steps:
             console.print(("to do: " if check else "done: ") + step)
 
-    if not check:
-        app.make_folders(config)
-        app.migrate(config)
     screen.result(value, table)
     if check and plan.steps:
         raise typer.Exit(Exit.FAILED)
