@@ -115,5 +115,5 @@ def draw(screen: "pyte.Screen", home: Path) -> str:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="peachctl-picture-") as folder:
+    with tempfile.TemporaryDirectory(prefix="p") as folder:
         TARGET.write_text(draw(record(Path(folder)), Path(folder)), encoding="utf-8")
