@@ -41,6 +41,7 @@ from peachctl.errors import PeachError
 from peachctl.failpoint import fail_point
 from peachctl.names import file_name, printable
 from peachctl.store import Origin
+from peachctl.wire import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,6 @@ ORIGIN = ".origin"
 _TAKEN_NAME = re.compile(r"(\d{1,19})_(.+)", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _BATCH_BYTES = 32 << 20
-_JSON_FACTOR = 16  # JSON of a message that is within the limit may be this much longer than its Avro
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class FolderBus:
     """The `Bus` of an inbox, and the scripts of a queue folder; either may be None.
 
     host: part of the origin's topic `inbox@HOST` (the first host that used an inbox names it for good). max_bytes: of
-    a larger file only max_bytes + 1 bytes are delivered (JSON: 16 times that), for the reader to refuse. sweep:
+    a larger file only one byte more than that is delivered, for the reader to refuse (JSON may be longer). sweep:
     seconds between sweeps. settle: seconds between two looks at a file of somebody else. Folders that are missing are
     created; raises PeachError where that cannot be done.
     """
@@ -356,7 +356,8 @@ class FolderBus:
     def _read(self, fd: int, origin: Origin, name: str) -> Message:
         size = os.fstat(fd).st_size
         pieces = []
-        room = self._max_bytes * (1 if name.lower().endswith(".bin") else _JSON_FACTOR) + 1
+        limits = Limits(message_bytes=self._max_bytes)
+        room = 1 + (limits.message_bytes if name.lower().endswith(".bin") else limits.json_bytes)
         while room > 0 and (piece := os.read(fd, min(room, 1 << 20))):
             pieces.append(piece)
             room -= len(piece)
