@@ -1,0 +1,146 @@
+"""The long campaigns, all of them or the one that is named. Figures go to docs/proof.md, with seed and date.
+
+    make proof
+    make proof ARGS="kills --count 200 --seed 7"
+    make proof ARGS="fuzz --count 5000000"
+
+kills: workflows are submitted, and SIGKILL hits an executor or its warm parent at random moments until all have
+ended; then nothing may be lost, run twice at once, or left alive. fuzz: mutated messages against the Avro reference.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Peach
+
+TOP = Path(__file__).parent.parent
+sys.path.insert(0, str(TOP))
+FIGURES = TOP / "docs" / "proof.md"
+HEAD = """# Proof
+
+What `make proof` has found, the latest of each campaign. Written by `tests/proof.py`.
+
+| campaign | figures | seed | date | machine |
+|---|---|---|---|---|
+"""
+
+
+def note(campaign: str, figures: str, seed: int) -> None:
+    """Puts the campaign's line into docs/proof.md, in place of its last one."""
+    text = FIGURES.read_text(encoding="utf-8") if FIGURES.is_file() else HEAD
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    line = f"| {campaign} | {figures} | {seed} | {datetime.now(UTC):%Y-%m-%d} | {machine} |\n"
+    kept = re.sub(rf"^\| {campaign} \|.*\n", "", text, flags=re.MULTILINE)
+    FIGURES.write_text(kept + line, encoding="utf-8")
+    print(line, end="")
+
+
+def kills(arguments: argparse.Namespace) -> int:
+    """Random SIGKILLs until `count` have hit; each round ends with an executor left in peace, and a verdict."""
+    from tests.conftest import Peach, make_hub, node, workflow
+    from tests.road.judge import judge
+
+    chance = random.Random(arguments.seed)
+    hits = rounds = workflows = restarted = 0
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        hub = make_hub(Path(folder) / "hub")
+        while hits < arguments.count:
+            rounds += 1
+            home = Path(folder) / f"round{rounds}"
+            home.mkdir()
+            peach = Peach(home, hub, {"PEACHCTL_EXECUTE__MAX_ATTEMPTS": "1000"})
+            ledger = home / "ledger"
+            size = chance.randint(1, 4)
+            plan = [
+                workflow(
+                    node("a", "Text", [f"w{number}"]),
+                    *(node(f"s{at}", "Sleep", [str(chance.random() * 0.4)], "a") for at in range(3)),
+                    node("c", "Count", [str(ledger)], "s0"),
+                    node("j", "Join", ["-"], "s1", "s2"),
+                    name=f"w{number}",
+                )
+                for number in range(size)
+            ]
+            peach("submit", *(peach.file(one, f"w{number}.json") for number, one in enumerate(plan)))
+            for _ in range(chance.randint(1, 5)):
+                hits += hit(peach, chance)
+            peach("consume", "execute", "--once", timeout=300)
+            found = judge(peach, rows=size)
+            counted = ledger.read_text().split()
+            assert len(counted) >= size, f"{size} workflows, and the ledger has {len(counted)} lines"
+            workflows += size
+            restarted += sum(row["attempt"] > 1 for row in found)
+            print(f"round {rounds}: {size} workflows, {hits} kills so far", flush=True)
+    seconds = time.monotonic() - begun
+    figures = (
+        f"{hits} SIGKILLs, {workflows} workflows, {restarted} taken up again, 0 lost, 0 left alive, {seconds:.0f} s"
+    )
+    note("kills", figures, arguments.seed)
+    return 0
+
+
+def hit(peach: "Peach", chance: random.Random) -> int:
+    """Starts an executor and kills it, or its warm parent, at a random moment. 1 when something was hit."""
+    import psutil
+
+    process = peach.start("consume", "execute", "--once")
+    time.sleep(chance.uniform(0.05, 2.5))
+    struck = False
+    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+        victim = chance.choice([psutil.Process(process.pid), *psutil.Process(process.pid).children()])
+        struck = process.poll() is None
+        victim.kill()
+        if victim.pid != process.pid:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0.5, 3))
+            process.kill()
+    process.wait(60)
+    if process.stdout:
+        process.stdout.close()
+    return int(struck)
+
+
+def fuzz(arguments: argparse.Namespace) -> int:
+    """The program of benchmarks/ does it; here its figures are kept."""
+    program = TOP / "benchmarks" / "fuzz_wire.py"
+    command = [sys.executable, str(program), "--count", str(arguments.count), "--seed", str(arguments.seed)]
+    begun = time.monotonic()
+    status = subprocess.run(command, check=False).returncode
+    if status == 0:
+        seconds = time.monotonic() - begun
+        note("fuzz", f"{arguments.count:,} messages, 0 disagreements, {seconds:.0f} s", arguments.seed)
+    return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog='make proof ARGS="..."', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    campaigns = parser.add_subparsers(metavar="kills|fuzz")
+    known = (("kills", kills, 100), ("fuzz", fuzz, 5_000_000))
+    for name, campaign, count in known:
+        one = campaigns.add_parser(name, help=campaign.__doc__)
+        one.add_argument("--count", type=int, default=count, help=f"how many (default {count})")
+        one.add_argument("--seed", type=int, default=int(time.time()), help="of the random numbers (default: the time)")
+        one.set_defaults(campaign=campaign)
+    arguments = parser.parse_args()
+    if hasattr(arguments, "campaign"):
+        return int(arguments.campaign(arguments))
+    return max(campaign(parser.parse_args([name])) for name, campaign, _ in known)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
