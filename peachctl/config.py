@@ -5,20 +5,36 @@ known key. The model itself (`config_model`) is loaded with the first configurat
 nothing.
 """
 
+import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peachctl.config_values import Mysql, Sqlite
 from peachctl.errors import ConfigError
+from peachctl.masking import mask
 
 if TYPE_CHECKING:
     from peachctl.config_model import Config
 
-__all__ = ["Config", "ConfigMistakes", "Mistake", "Mysql", "Sqlite", "example_text", "load", "show"]
+__all__ = [
+    "Config",
+    "ConfigMistakes",
+    "Mistake",
+    "Mysql",
+    "Sqlite",
+    "check",
+    "database_password",
+    "example_text",
+    "from_2017",
+    "kafka_password",
+    "load",
+    "seconds",
+    "show",
+]
 
 _PREFIX = "PEACHCTL_"
 _FILE_NAME = "peachctl.toml"
@@ -63,8 +79,12 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> "
     """
     file = _find(path, environ)
     raw = _parse(file) if file is not None else {}
-    loader = _Loader(file, raw, environ)
-    return loader.config()
+    return _Loader(file, raw, environ).config()
+
+
+def check(raw: Mapping[str, Any]) -> "Config":
+    """A configuration from what a TOML file would hold, without file and environment. Raises ConfigMistakes."""
+    return _Loader(None, dict(raw), {}).config()
 
 
 def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -75,7 +95,7 @@ def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         if not found.exists():
             raise ConfigMistakes([Mistake("$PEACHCTL_CONFIG", "", f"there is no file {str(found)!r}")])
         return found
-    here = Path.cwd() / _FILE_NAME
+    here = _here() / _FILE_NAME
     if here.exists():
         _refuse_foreign(here)
         return here
@@ -84,7 +104,17 @@ def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _absolute(path: Path) -> Path:
     # Not resolve(): relative paths start at the folder where the operator sees the file, not where a link leads.
-    return Path(os.path.normpath(Path.cwd() / path.expanduser()))
+    try:
+        return Path(os.path.normpath(_here() / path.expanduser()))
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {str(error).rstrip('.')}") from error
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the working directory cannot be used: {error.strerror}", "cd to another one") from error
 
 
 def _standard_places() -> Iterator[Path]:
@@ -144,7 +174,7 @@ class _Loader:
         from peachctl.config_model import SECTIONS
 
         self._file = file
-        self._base = file.parent if file is not None else Path.cwd()
+        self._base = file.parent if file is not None else _here()
         self._raw = raw
         self._environ = environ
         self._mistakes: list[Mistake] = []
@@ -223,7 +253,7 @@ class _Loader:
             variable = _variable(full)
             self._sources[full] = "default"
             if variable in self._environ:
-                where, value, base = f"${variable}", self._environ[variable], Path.cwd()
+                where, value, base = f"${variable}", self._environ[variable], _here()
             elif isinstance(raw, dict) and key in raw:
                 where, value, base = str(self._file), raw[key], self._base
             else:
@@ -249,12 +279,10 @@ class _Loader:
         read = (meta.extra or {}).get("read")
         try:
             if read in {values.path, values.paths}:
-                value = read(value, base)
-            elif read is not None:
-                value = read(value)
-            elif from_environment:
-                return msgspec.convert(value, hint, strict=False)
-            return msgspec.convert(value, hint)
+                return msgspec.convert(read(value, base), hint)
+            if read is not None:
+                return msgspec.convert(read(value), hint)
+            return msgspec.convert(value, hint, strict=not from_environment)
         except (ValueError, OverflowError) as error:  # msgspec's own is a ValueError
             said = "" if isinstance(error, msgspec.ValidationError) or not str(error) else f" ({error})"
             told = "" if said else f", found {_found(value)}"
@@ -291,9 +319,6 @@ class _Loader:
         if sasl and kafka.get("sasl_mechanism") is None:
             key = "kafka.security_protocol"
             self._wrong(self._sources[key], key, "needs kafka.sasl_mechanism as well")
-        if kafka.get("sasl_mechanism") is not None and not sasl:
-            key = "kafka.sasl_mechanism"
-            self._wrong(self._sources[key], key, 'needs kafka.security_protocol "sasl_plaintext" or "sasl_ssl"')
         # What lies in the inbox is taken away, what lies in the hub is run: neither may be a folder of anything else.
         for one in ("inbox", "hub"):
             for other in sorted(folders.keys() - {one}):
@@ -339,6 +364,72 @@ def example_text() -> str:
     return _shipped("peachctl.toml.example").read_text(encoding="utf-8")
 
 
+def from_2017(paths: Sequence[Path]) -> str:
+    """The two configuration files of 2017 as the text of a `peachctl.toml`, with notes as comments.
+
+    The files are parsed, never executed; passwords are not copied. Raises PeachError where one cannot be read.
+    """
+    from peachctl.config_2017 import convert
+
+    return convert(paths)
+
+
+def seconds(text: str) -> float:
+    """A duration of an option (`30s`, `10m`, a number of seconds). Raises ConfigError."""
+    from peachctl.config_values import duration
+
+    try:
+        return duration(text)
+    except ValueError:
+        raise ConfigError(f"{_found(text)} is no duration", 'seconds, or a text such as "30s", "10m", "2h"') from None
+
+
+def database_password(config: "Config", environ: Mapping[str, str] = os.environ) -> str | None:
+    """The password of `database.password_file`, else the systemd credential's, else None. Raises ConfigError."""
+    return _password("database.password_file", config.database.password_file, "peachctl-database-password", environ)
+
+
+def kafka_password(config: "Config", environ: Mapping[str, str] = os.environ) -> str | None:
+    """The password of `kafka.sasl_password_file`, else the systemd credential's, else None. Raises ConfigError."""
+    return _password("kafka.sasl_password_file", config.kafka.sasl_password_file, "peachctl-kafka-password", environ)
+
+
+def _password(key: str, file: Path | None, credential: str, environ: Mapping[str, str]) -> str | None:
+    import stat
+
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    ours = file is not None
+    if file is None:
+        if not folder:
+            return None
+        file = Path(folder) / credential
+    try:
+        # Non-blocking and no link: what somebody else put there must neither hang us nor lead us to another file.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if not ours and isinstance(error, FileNotFoundError):
+            return None
+        what = "is a link, and links are not followed there" if error.errno == errno.ELOOP else error.strerror
+        raise ConfigError(f"{key}: {file}: {what}") from error
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{key}: {file} is no regular file")
+        # A systemd credential may be readable by an access list, which shows as the group's bits; its folder is ours.
+        if status.st_mode & (0o077 if ours else 0o007):
+            raise ConfigError(f"{key}: {file} can be read or written by others", f"chmod 600 {file}")
+        if status.st_uid not in {os.geteuid(), 0}:
+            raise ConfigError(f"{key}: {file} belongs to another user", f"chown it to {os.geteuid()}, chmod 600")
+        body = stream.read(4097)
+    try:
+        text = body.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(body) > 4096 or any(char in text for char in "\n\r\0"):
+        raise ConfigError(f"{key}: {file} must hold one line, the password, and nothing else")
+    return text
+
+
 def show(config: "Config", reveal: bool = False) -> dict[str, dict[str, Any]]:
     """All values by section and key, as JSON has them (paths as texts, durations in seconds, sizes in bytes).
 
@@ -357,6 +448,4 @@ def _plain(value: Any, reveal: bool) -> Any:
         return [_plain(one, reveal) for one in value]
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, str) and not reveal:
-        return re.sub(r"(?<=://)([^/@\s:]*):[^/@\s]*@", r"\1:***@", value)
-    return value
+    return mask(value) if isinstance(value, str) and not reveal else value
