@@ -34,14 +34,21 @@ INT_LEAST, INT_MOST = -0x8000_0000, 0x7FFF_FFFF
 class Limits:
     """How large a message may be before it is refused.
 
-    message_bytes: of the Avro message (Kafka's default of 1 MiB). nodes: of one workflow. values: ports and parameters
-    of all its nodes together, nulls included. json_bytes: of a workflow as JSON; 16 MiB hold whatever the others allow.
+    message_bytes: of the Avro message (Kafka's default of 1 MiB). nodes: of one workflow.
     """
 
     message_bytes: int = 1 << 20
     nodes: int = 20_000
-    values: int = 200_000
-    json_bytes: int = 16 << 20
+
+    @property
+    def values(self) -> int:
+        """Most ports and parameters of all nodes together, nulls included: no byte of bloat is cheaper than a null."""
+        return max(200_000, 10 * self.nodes)
+
+    @property
+    def json_bytes(self) -> int:
+        """Most bytes as JSON, so that what was decoded can be read back: 5 bytes of an empty node become 86 there."""
+        return 18 * self.message_bytes + 64
 
 
 DEFAULT_LIMITS = Limits()
