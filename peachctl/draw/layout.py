@@ -17,7 +17,8 @@ LITERAL = 24
 SIMPLE = 24
 _GAP = 18
 _BEND = 10
-_MARGIN = 32
+_MARGIN = 28
+_SLOPE = 24
 _MOST_PARAMETERS = 8
 _SWEEPS = 16
 # Above this many boxes and bends a sweep is not worth its time.
@@ -128,21 +129,21 @@ def _rows(ports: list[Port]) -> int:
 
 
 def _plain_height(box: Box) -> float:
-    return LITERAL if box.kind == "literal" else 38
+    return LITERAL if box.kind == "literal" and not box.subtitle else 36
 
 
-def layout(picture: Picture) -> Layout:
-    """Places all boxes of a picture and the ways of its connections."""
-    return _Layers(picture).layout()
+def layout(picture: Picture, *, badges: bool = False) -> Layout:
+    """Places all boxes of a picture and the ways of its connections. badges: leaves room for one in each node."""
+    return _Layers(picture, badges).layout()
 
 
 class _Layers:
     """The work on one picture: boxes and bends as items, layers as lists of items."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, badges: bool) -> None:
         self.picture = picture
         self.simple = picture.simple
-        self.places = [Place(width=_width(box, self.simple), height=self._height(box)) for box in picture.boxes]
+        self.places = [Place(width=_width(box, self.simple, badges), height=self._height(box)) for box in picture.boxes]
         self.level = [box.layer for box in picture.boxes]
         self.segments: list[_Segment] = []
         self.chains: list[list[int]] = []
@@ -169,7 +170,7 @@ class _Layers:
         ways = [self._way(edge, chain) for edge, chain in zip(self.picture.edges, self.chains, strict=True)]
         boxes = self.places[: len(self.picture.boxes)]
         returning = [way for way in ways if way.edge.kind == "cycle"]
-        return Layout(boxes, ways, width, bottom + _MARGIN + (48 if returning else 0))
+        return Layout(boxes, ways, width, bottom + _MARGIN + (34 if returning else 0))
 
     def _height(self, box: Box) -> float:
         if self.simple:
@@ -327,12 +328,32 @@ class _Layers:
                 below += self.places[item].height + _GAP
             for item in layer:
                 top[item] -= below / 2
-        passes = ["before", "after"] * (2 if len(self.level) > _MUCH else 5) + ["both"] * 4
+        passes = ["before", "after"] * (2 if len(self.level) > _MUCH else 5) + ["both"] * 8
         for which in passes:
             for layer in reversed(self.layers) if which == "after" else self.layers:
                 self._fit(layer, which, top)
+        for layer in self.layers[1:]:
+            for number, item in enumerate(layer):
+                self._straighten(layer, number, item, top)
         for item, place in enumerate(self.places):
             place.y = top[item]
+
+    def _straighten(self, layer: list[int], number: int, item: int, top: list[float]) -> None:
+        """Takes a small slope out of the connection before an item, if its neighbours leave the room."""
+        slopes = [top[s.source] + s.at_source - s.at_target - top[item] for s in self.before[item]]
+        slope = min(slopes, key=abs, default=0)
+        if not 0 < abs(slope) <= _SLOPE:
+            return
+        there = top[item] + slope
+        if number and there < top[layer[number - 1]] + self._apart(layer[number - 1], item):
+            return
+        if number + 1 < len(layer) and there + self._apart(item, layer[number + 1]) > top[layer[number + 1]]:
+            return
+        top[item] = there
+
+    def _apart(self, upper: int, lower: int) -> float:
+        """How far below the top of `upper` the top of its neighbour `lower` is at least."""
+        return self.places[upper].height + (_GAP if self._is_box(upper) or self._is_box(lower) else 4)
 
     def _fit(self, layer: list[int], which: str, top: list[float]) -> None:
         """Moves a layer's items to where their connections are straight, in their order and apart (least squares)."""
@@ -341,9 +362,7 @@ class _Layers:
         offsets = []
         for number, item in enumerate(layer):
             if number:
-                above = layer[number - 1]
-                gap = _GAP if self._is_box(above) or self._is_box(item) else 4
-                offset += self.places[above].height + gap
+                offset += self._apart(layer[number - 1], item)
             offsets.append(offset)
             total = weight = 0.0
             if which != "after":
@@ -380,7 +399,7 @@ class _Layers:
                     place.width = width  # boxes of a layer are alike
                 place.x = left + (width - place.width)  # literals stand next to what they feed
             passing = sum(len(self.after[item]) for item in layer)
-            left += width + min(130, 44 + 4 * passing)
+            left += width + min(120, 38 + 3 * passing)
         last = max((place.x + place.width for place in self.places), default=0)
         return last + _MARGIN
 
@@ -402,16 +421,16 @@ def _far_end(segment: _Segment, source: bool, position: list[float]) -> float:
     return position[segment.target] + segment.at_target / 10_000
 
 
-def _width(box: Box, simple: bool) -> float:
+def _width(box: Box, simple: bool, badges: bool) -> float:
     if simple:
         return min(120, max(48, text_width(box.title, 11) + 16))
     if box.kind != "node":
-        mono = text_width(box.title, 12, mono=True)
-        return min(190, max(34, mono, text_width(box.subtitle, 10.5)) + 22)
-    widest = max(text_width(box.title, 14) + 36, text_width(box.subtitle, 11.5) + 28)
+        mono = text_width(box.title, 12, mono=box.kind == "literal")
+        return min(180, max(34, mono, text_width(box.subtitle, 10.5)) + 22)
+    widest = max(text_width(box.title, 15), text_width(box.subtitle, 11.5)) + (46 if badges else 28)
     inputs = max((text_width(port.label, 12) for port in ports_shown(box.inputs)[0]), default=0)
     outputs = max((text_width(port.label, 12) for port in ports_shown(box.outputs)[0]), default=0)
     widest = max(widest, inputs + outputs + 48)
     for name, value in parameters_shown(box)[0]:
-        widest = max(widest, text_width(f"{name} = ", 11.5) + text_width(value or "not set", 11.5, mono=True) + 26)
+        widest = max(widest, text_width(name, 11.5) + text_width(value or "not set", 11.5, mono=True) + 46)
     return min(260, max(124, widest))

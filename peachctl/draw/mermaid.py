@@ -1,5 +1,7 @@
 """A workflow as a Mermaid flowchart, as Markdown pages of many sites draw it."""
 
+import json
+
 from peachctl.draw.picture import Box, Edge, Picture, picture
 from peachctl.workflow import Hub, Workflow
 
@@ -14,7 +16,7 @@ def mermaid(workflow: Workflow, services: Hub | None, *, reveal: bool = False) -
     Passwords are masked unless `reveal`.
     """
     shown = picture(workflow, services, reveal=reveal)
-    lines = ["---", f'title: "{_title(shown)}"', "---", "flowchart LR"]
+    lines = ["---", f"title: {_title(shown)}", "---", "flowchart LR"]
     for number, box in enumerate(shown.boxes):
         lines.append(f"  {_box(number, box)}")
     red = [number for number, edge in enumerate(shown.edges) if edge.kind in ("missing", "cycle")]
@@ -34,8 +36,9 @@ def _text(text: str, limit: int = _LONGEST, *, tail: bool = False) -> str:
 
 
 def _title(shown: Picture) -> str:
-    # The front matter is YAML: in its double quotes only `"` and `\` mean something, and neither is plain.
-    return _text(f"{shown.title} ({shown.user})", 120)
+    """The title as a quoted text of YAML (the front matter), without what Mermaid's clean-up takes for HTML."""
+    title = json.dumps(f"{shown.title[:120]} ({shown.user[:80]})", ensure_ascii=False)
+    return title.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _box(number: int, box: Box) -> str:

@@ -111,18 +111,17 @@ class _Say:
         cut = text[:_MOST_LOOKED_AT]
         return printable(cut if self.reveal else mask(cut), limit)
 
-    def literal(self, text: str) -> str:
-        """A short form of a literal: of a URI of 2017 the server and the file, else the text itself."""
+    def literal(self, text: str) -> tuple[str, str]:
+        """A short form of a literal, and what is said below it: of a URI of 2017 the file and the server."""
         if text[:1] == "{" and len(text) < _MOST_LOOKED_AT:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
                 value = None
             if isinstance(value, dict) and isinstance(value.get("server"), str) and isinstance(value.get("root"), str):
-                server = value["server"].rsplit("@", 1)[-1]
-                server = server.split("//", 1)[-1].strip("/")
-                return self(f"{server}/…/{value['root'].rstrip('/').rsplit('/', 1)[-1]}")
-        return self(text)
+                server = value["server"].rsplit("@", 1)[-1].split("//", 1)[-1].strip("/")
+                return self(value["root"].rstrip("/").rsplit("/", 1)[-1]), self(server)
+        return self(text), ""
 
 
 def _service(services: Hub | None, node: Node) -> Service | None:
@@ -162,7 +161,7 @@ def _node_box(node: Node, used: set[int], service: Service | None, say: _Say, tw
         values.pop()
     parameters = [
         (
-            say(params[index].name or params[index].key) if index < len(params) else f"parameter {index}",
+            say(params[index].name or params[index].key) if index < len(params) else f"param {index}",
             values[index] if index < len(values) else None,
         )
         for index in range(max(len(values), len(params)))
@@ -223,7 +222,8 @@ def _edges(workflow: Workflow, place: dict[str, int], boxes: list[Box], say: _Sa
 
 
 def _literal_box(connection: Connection, say: _Say) -> Box:
-    return Box("literal", say.literal(connection.node_id), tooltip=say(connection.node_id))
+    title, below = say.literal(connection.node_id)
+    return Box("literal", title, below, tooltip=f"literal {say(connection.node_id)}")
 
 
 def _closing(workflow: Workflow, place: dict[str, int]) -> set[tuple[int, int]]:

@@ -85,9 +85,9 @@ def svg(
     Passwords are masked unless `reveal`. Beyond 500 nodes only nodes and their connections are drawn.
     """
     shown = picture(workflow, services, reveal=reveal)
-    placed = layout(shown)
+    placed = layout(shown, badges=bool(states))
     width = max(placed.width, min(560, text_width(shown.title, 20) + 64), 320)
-    height = placed.height + _TITLE
+    height = placed.height + _TITLE - 20
     pieces = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="pw" viewBox="0 0 {_n(width)} {_n(height)}" '
         f'width="{_n(width)}" height="{_n(height)}" role="img">',
@@ -95,7 +95,7 @@ def svg(
         f"<style>{_style(states)}</style>",
         f'<rect class="pw-page" width="{_n(width)}" height="{_n(height)}" rx="12"/>',
         *_heading(shown, width, states),
-        f'<g transform="translate({_n((width - placed.width) / 2)} {_TITLE - 24})">',
+        f'<g transform="translate({_n((width - placed.width) / 2)} {_TITLE - 14})">',
         *_ways(placed),
     ]
     for box, place in zip(shown.boxes, placed.places, strict=True):
@@ -146,8 +146,15 @@ def _heading(shown: Picture, width: float, states: Mapping[str, str] | None) -> 
 
 
 def _ways(placed: Layout) -> list[str]:
-    bottom = placed.height - 34
-    return [_way(way, bottom) for way in placed.ways]
+    bottom = placed.height - 20
+    return [
+        _way(way, bottom if way.edge.source != way.edge.target else _below(placed.places[way.edge.source]))
+        for way in placed.ways
+    ]
+
+
+def _below(place: Place) -> float:
+    return place.y + place.height + 9
 
 
 def _way(way: Way, bottom: float) -> str:
@@ -186,7 +193,7 @@ def _box(box: Box, place: Place, state: str, *, simple: bool) -> list[str]:
         f'<rect class="pw-box{bad}" width="{width}" height="{height}" rx="8"/>',
         f'<path class="pw-head" d="M1 {HEADER} V8 a7 7 0 0 1 7 -7 H{_n(place.width - 8)} a7 7 0 0 1 7 7 V{HEADER} z"/>',
         f'<path class="{bar}" d="M1 {HEADER} V8 a7 7 0 0 1 3 -5.8 V{HEADER} z"/>',
-        f'<text class="pw-name pw-h" x="13" y="18.5">{_x(fitted(box.title, room, 14.4))}</text>',
+        f'<text class="pw-name pw-h" x="13" y="18.5">{_x(fitted(box.title, room, 15))}</text>',
         f'<text class="pw-sub pw-s" x="13" y="34">{_x(fitted(box.subtitle, room, 11.5))}</text>',
     ]
     if state:
@@ -222,9 +229,11 @@ def _pill(box: Box, place: Place) -> list[str]:
             f'<text class="pw-bad-text pw-t" x="11" y="30">{_x(fitted(box.subtitle, room, 10.5))}</text></g>'
         ]
     text = _x(fitted(box.title, place.width - 20, 12, mono=True, tail=True))
+    below = _x(fitted(box.subtitle, place.width - 26, 10.5))
     return [
         f'{start}<rect class="pw-literal" width="{_n(place.width)}" height="{_n(place.height)}" rx="{_n(middle)}"/>'
-        f'<text class="pw-literal-text pw-mono" x="11" y="{_n(middle + 4)}">{text}</text></g>'
+        f'<text class="pw-literal-text pw-mono" x="11" y="{_n(15 if below else middle + 4)}">{text}</text>'
+        + (f'<text class="pw-literal-text pw-t" x="13" y="28">{below}</text></g>' if below else "</g>")
     ]
 
 
@@ -276,15 +285,19 @@ def _parameters(box: Box, width: float) -> list[str]:
     shown, more = parameters_shown(box)
     for row, (name, value) in enumerate(shown):
         y = top + 18 + row * PARAMETER_ROW
-        known = fitted(name, (width - 24) * (0.55 if value is not None else 0.7), 11.5)
-        after = 11 + text_width(known, 11.5) + 4
+        room = width - 24
+        after = text_width(value, 11.5, mono=True) if value is not None else text_width("not set", 11.5)
+        # The name is cut only where the value needs the room, and then to half of it at most.
+        known = fitted(name, max(room / 2, room - after - 22), 11.5)
         tooltip = f"{name} = {value}" if value is not None else f"{name}: not set"
         text = f'<tspan class="pw-faint">{_x(known)}</tspan>'
         if value is None:
-            text += '<tspan class="pw-faint" dx="5">not set</tspan>'
+            text += '<tspan class="pw-faint" dx="6">not set</tspan>'
         else:
-            cut = fitted(value, width - 14 - after - 14, 11.5, mono=True)
-            text += f'<tspan class="pw-faint"> = </tspan><tspan class="pw-value pw-mono pw-s">{_x(cut)}</tspan>'
+            cut = fitted(value, room - text_width(known, 11.5) - 18, 11.5, mono=True)
+            text += (
+                f'<tspan class="pw-faint" dx="4">=</tspan><tspan class="pw-value pw-mono pw-s" dx="4">{_x(cut)}</tspan>'
+            )
         pieces.append(f'<g><title>{_x(tooltip)}</title><text class="pw-s" x="11" y="{_n(y)}">{text}</text></g>')
     if more:
         y = top + 18 + len(shown) * PARAMETER_ROW

@@ -111,7 +111,9 @@ def _inputs(shown: Picture, box: Box, into: dict[int, Edge]) -> list["Text"]:
             continue
         source = shown.boxes[edge.source]
         if source.kind == "literal":
-            lines.append(_line(("● ", "green"), label, ("← ", _FAINT), (f"“{_cut(source.title, tail=True)}”", "green")))
+            text = _cut(source.title, tail=True)
+            below = [(f" on {_cut(source.subtitle)}", _FAINT)] if source.subtitle else []
+            lines.append(_line(("● ", "green"), label, ("← ", _FAINT), (f"“{text}”", "green"), *below))
         elif source.kind == "missing":
             lines.append(
                 _line(("● ", "red"), label, ("← ", _FAINT), (f"{_cut(source.title)} ({source.subtitle})", "red"))
