@@ -1,5 +1,6 @@
 """What the tests of whole processes share: a service hub, workflows, and `peachctl` with a data folder of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from peachctl import app, present
+from peachctl.config import load
 from peachctl.wire import encode_service_config
 from peachctl.workflow import Service, ServiceParameter
 
@@ -182,8 +185,29 @@ class Peach:
         path.write_text(value if isinstance(value, str) else json.dumps(value))
         return path
 
+    def _look(self, see: Callable[[Any, Any], Any]) -> Any:
+        """Reads the database as the commands do, without the start of one."""
+        config = load(environ=self.environment())
+        with contextlib.closing(app.open_store(config)) as store:
+            return see(store, config)
+
     def rows(self) -> list[dict[str, Any]]:
-        return self.json("queue", "list")  # type: ignore[no-any-return]
+        """What `queue list -o json` shows."""
+        return self._look(lambda store, config: [present.row(row) for row in store.rows()])  # type: ignore[no-any-return]
+
+    def detail(self, id: int) -> dict[str, Any]:
+        """What `queue show ID -o json` shows."""
+        return self._look(  # type: ignore[no-any-return]
+            lambda store, config: present.detail(store.get(id), store.nodes(id), config.folders.download_files)
+        )
+
+    def letters(self) -> list[dict[str, Any]]:
+        """What `dlq list -o json` shows."""
+        return self._look(lambda store, config: [present.letter(one) for one in store.letters()])  # type: ignore[no-any-return]
+
+    @property
+    def database(self) -> Path:
+        return self.data / "peachctl.sqlite"
 
     def until(self, what: Callable[[], Any], seconds: float = 20) -> Any:
         """Waits for something that is meant, not for a time."""

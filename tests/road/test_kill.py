@@ -39,7 +39,7 @@ def in_refusal(peach: Peach, point: str) -> None:
     peach("consume", "ingest", "--once")
     peach("consume", "execute", "--once")
     judge(peach, rows=1, statuses=("error",))
-    assert len(peach.json("dlq", "list")) == 1
+    assert len(peach.letters()) == 1
 
 
 def in_rejection(peach: Peach, point: str) -> None:
@@ -47,7 +47,7 @@ def in_rejection(peach: Peach, point: str) -> None:
     drop(peach, "{not json", "bad.json")
     killed(peach, point, "consume", "ingest", "--once")
     peach("consume", "ingest", "--once")
-    [letter] = peach.json("dlq", "list")
+    [letter] = peach.letters()
     assert letter["file"] == "bad.json"
     judge(peach, rows=0)
 
@@ -100,7 +100,7 @@ def with_deleted_row(peach: Peach, point: str) -> None:
     peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))))
     process = peach.start("consume", "execute", PEACHCTL_FAILPOINT=point)
     peach.until(lambda: [row for row in peach.rows() if row["status"] == "processing"])
-    with sqlite3.connect(next(peach.data.glob("*.sqlite*"))) as database:
+    with sqlite3.connect(peach.database) as database:
         database.execute("DELETE FROM queue")
     assert process.wait(30) == -signal.SIGKILL
     peach("consume", "execute", "--once")
@@ -118,7 +118,7 @@ def while_draining(peach: Peach, point: str) -> None:
 
 
 def running_nodes(peach: Peach, id: int) -> list[str]:
-    return [one["id"] for one in peach.json("queue", "show", id)["nodes"] if one["status"] == "running"]
+    return [one["id"] for one in peach.detail(id)["nodes"] if one["status"] == "running"]
 
 
 def in_run(peach: Peach, point: str) -> None:
@@ -211,5 +211,3 @@ def test_every_fail_point_is_killed_at() -> None:
 @pytest.mark.parametrize("point", SCENARIOS)
 def test_a_kill_at(point: str, peach: Peach) -> None:
     SCENARIOS[point](peach, point)
-
-

@@ -30,7 +30,7 @@ def is_running(peach: Peach, name: str) -> bool:
     return any(
         one["id"] == name and one["status"] == "running"
         for row in peach.rows()
-        for one in peach.json("queue", "show", row["id"])["nodes"]
+        for one in peach.detail(row["id"])["nodes"]
     )
 
 
@@ -65,13 +65,15 @@ def test_a_killed_executor_is_taken_over_at_once_and_done_nodes_do_not_run_again
     [row] = judge(peach, rows=1)
     assert row["attempt"] == 2
     assert notes.read_text().split() == ["first", "last"]
-    states = {one["id"]: one["status"] for one in peach.json("queue", "show", row["id"])["nodes"]}
+    states = {one["id"]: one["status"] for one in peach.detail(row["id"])["nodes"]}
     assert states == {"text": "reused", "first": "reused", "slow": "success", "last": "success"}
 
 
 def test_a_killed_run_is_taken_up_with_the_hub_and_scheduler_that_it_had(peach: Peach, tmp_path: Path) -> None:
     value, _ = counted(peach)
-    process = peach.start("run", peach.file(value), "--hub", peach.hub, "--scheduler", "sync", PEACHCTL_FOLDERS__HUB="/")
+    process = peach.start(
+        "run", peach.file(value), "--hub", peach.hub, "--scheduler", "sync", PEACHCTL_FOLDERS__HUB="/"
+    )
     peach.until(lambda: is_running(peach, "slow"))
     process.kill()
     process.wait()
@@ -119,9 +121,7 @@ def test_a_run_that_is_killed_ends_in_error_and_names_the_nodes_that_ran(
         node("bad", "KillRun", [], "a"),
         node("after", "Upper", [], "bad"),
     )
-    done = peach.json(
-        "run", peach.file(value), "--scheduler", scheduler, code=3, PEACHCTL_EXECUTE__ISOLATION=isolation
-    )
+    done = peach.json("run", peach.file(value), "--scheduler", scheduler, code=3, PEACHCTL_EXECUTE__ISOLATION=isolation)
     states = {one["id"]: one["status"] for one in done["nodes"]}
     assert states == {"a": "success", "bad": "error", "after": "skipped"}
     assert "SIGKILL" in done["reason"] and "'bad'" in done["reason"]
@@ -184,7 +184,7 @@ def test_a_row_that_a_client_deletes_or_cancels_while_it_runs_is_ended(peach: Pe
     peach("submit", peach.file(slow), peach.file(slow, "two.json"))
     process = peach.start("consume", "execute")
     peach.until(lambda: [row["status"] for row in peach.rows()] == ["processing", "processing"])
-    with sqlite3.connect(next(peach.data.glob("*.sqlite*"))) as database:
+    with sqlite3.connect(peach.database) as database:
         database.execute("DELETE FROM queue WHERE id = 1")
         database.execute("UPDATE queue SET status = 2 WHERE id = 2")
     peach.until(lambda: len(peach.marked()) <= len([process.pid, *descendants(process.pid)]) and no_runs(process.pid))
