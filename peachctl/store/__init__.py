@@ -11,7 +11,7 @@ holder learns of it from `renew`. All times of leases are the database's, never 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any, Protocol
 
 
@@ -33,7 +33,7 @@ class Status(IntEnum):
         return self >= Status.CANCELLED
 
 
-class NodeStatus(str, Enum):
+class NodeStatus(StrEnum):
     """State of one node of a run."""
 
     WAITING = "waiting"
@@ -85,7 +85,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of an Entry: the row's id and script name, and whether this call made the row."""
+    """What became of an Entry: the row's id and script name, and whether this call made the row.
+
+    execution_file is '' where a known row was deleted since.
+    """
 
     id: int
     execution_file: str
@@ -261,9 +264,7 @@ class Store(Protocol):
         """The row of a script."""
         ...
 
-    def rows(
-        self, *, user: str | None = None, status: Status | None = None, limit: int | None = None
-    ) -> list[Row]:
+    def rows(self, *, user: str | None = None, status: Status | None = None, limit: int | None = None) -> list[Row]:
         """Newest first."""
         ...
 
