@@ -413,6 +413,8 @@ def _inflate(data: bytes, most: int, offset: int) -> bytes:
         raise WireError("block that does not unpack", offset=offset) from None
     if len(plain) > most:
         raise WireError("blocks that unpack to more than the limit", offset=offset)
-    if not unpacker.eof or unpacker.unused_data:
+    # The reference's Python writer cuts zlib's frame off one byte only of the checksum: the rest of it may follow.
+    checksum = zlib.adler32(plain).to_bytes(4, "big")
+    if not unpacker.eof or not checksum.startswith(unpacker.unused_data):
         raise WireError("block that does not unpack to its end", offset=offset)
     return plain

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 SERVICE_LIST_BYTES = 4 << 20
-SERVICE_VALUES = 200_000
+SERVICE_VALUES = 50_000
 
 _FLOAT = struct.Struct("<f")
 _DOUBLE = struct.Struct("<d")
