@@ -29,8 +29,8 @@ def dot(workflow: Workflow, services: Hub | None, *, reveal: bool = False) -> st
 
 
 def _quoted(text: str) -> str:
-    """A quoted string of DOT. Backslashes are doubled: `\\N` and its like would be replaced by Graphviz."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A quoted string of DOT. Backslashes are doubled and `&` is named: Graphviz replaces `\\N` and `&lt;`."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;") + '"'
 
 
 def _html(text: str, limit: int = _LONGEST) -> str:

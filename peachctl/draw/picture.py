@@ -113,7 +113,7 @@ class _Say:
 
     def literal(self, text: str) -> tuple[str, str]:
         """A short form of a literal, and what is said below it: of a URI of 2017 the file and the server."""
-        if text[:1] == "{" and len(text) < _MOST_LOOKED_AT:
+        if not self.reveal and text[:1] == "{" and len(text) < _MOST_LOOKED_AT:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
@@ -212,7 +212,7 @@ def _edges(workflow: Workflow, place: dict[str, int], boxes: list[Box], say: _Sa
                     Box(
                         "missing",
                         say(connection.node_id),
-                        f"no such node (out {connection.port_idx})",
+                        f"no such node, out {connection.port_idx}",
                         f"there is no node {say(connection.node_id)!r}",
                         problem="missing",
                     )

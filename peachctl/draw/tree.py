@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from peachctl.draw.picture import Box, Edge, Picture, picture, ports_shown
+from peachctl.draw.picture import Box, Edge, Picture, Port, picture, ports_shown
 from peachctl.workflow import Hub, Workflow
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def _head(box: Box, state: str) -> "Text":
 
 def _inputs(shown: Picture, box: Box, into: dict[int, Edge]) -> list["Text"]:
     ports, more = ports_shown(box.inputs)
-    width = max((len(port.label) for port in ports), default=0)
+    width = _label_width(ports)
     lines = []
     for row, port in enumerate(ports):
-        label = (f"{_cut(port.label):<{min(width, 24)}} ", "red" if port.wrong else "default")
+        label = _label(port, width)
         edge = into.get(row)
         if edge is None:
             lines.append(_line(("○ ", _FAINT), label, ("  not connected", _FAINT)))
@@ -126,9 +126,23 @@ def _inputs(shown: Picture, box: Box, into: dict[int, Edge]) -> list["Text"]:
     return lines
 
 
+def _label_width(ports: list[Port]) -> int:
+    """Columns that port labels are filled up to (wide scripts take two a character)."""
+    from rich.cells import cell_len
+
+    return min(24, max((cell_len(port.label) for port in ports), default=0))
+
+
+def _label(port: Port, width: int) -> tuple[str, str]:
+    from rich.cells import cell_len
+
+    text = _cut(port.label)
+    return text + " " * (max(0, width - cell_len(text)) + 1), "red" if port.wrong else "default"
+
+
 def _end(box: Box, row: int, side: str) -> list[tuple[str, str]]:
     port = (box.outputs if side == "out" else box.inputs)[row]
-    return [(_cut(box.title), "bold"), (f" {_cut(port.label)}", "red" if port.wrong else "default")]
+    return [(_cut(box.title), "bold"), (" › ", _FAINT), (_cut(port.label), "red" if port.wrong else "default")]
 
 
 def _parameters(box: Box) -> list["Text"]:
@@ -145,10 +159,10 @@ def _parameters(box: Box) -> list["Text"]:
 
 def _outputs(shown: Picture, box: Box, out: dict[int, list[Edge]]) -> list["Text"]:
     ports, more = ports_shown(box.outputs)
-    width = min(24, max((len(port.label) for port in ports), default=0))
+    width = _label_width(ports)
     lines = []
     for row, port in enumerate(ports):
-        parts = [(f"{_cut(port.label):<{width}} ", "red" if port.wrong else "default")]
+        parts = [_label(port, width)]
         edges = out.get(row, [])
         if not edges:
             lines.append(_line(("○ ", _FAINT), *parts, ("  nobody reads it", _FAINT)))
