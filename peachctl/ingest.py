@@ -30,6 +30,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -340,7 +341,8 @@ class Ingest:
         now = self._store.get(row.id)
         if now is None or now.output_file != name:
             # That sweep was faster, or the row was deleted.
-            (self._download_files / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._download_files / name).unlink()
 
     def _relay(self) -> None:
         """Scripts and events of all rows for which they are owed: of this batch, and of processes that died."""

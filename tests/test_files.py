@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -566,3 +567,47 @@ def test_a_row_out_of_attempts_keeps_what_its_last_attempt_made(temp: Path, down
     packed = unpacked(downloads / files.write_refusal(temp, downloads, 3, "its executor vanished 3 times"))
     assert sorted(packed) == ["workflow_3", "workflow_3/a_out.txt", "workflow_3/peachctl.log"]
     assert names(temp / "workflow_3") == ["a_out.txt", "peachctl.log"]
+
+
+UNPRIVILEGED = """
+import gzip, os, sys
+from pathlib import Path
+from peachctl import files
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+home = Path(sys.argv[1])
+attempt = files.prepare_attempt(home, 1, 1, False)
+(attempt.folder / "a").write_text("a")
+(attempt.folder / "unreadable").write_text("x")
+(attempt.folder / "unreadable").chmod(0)
+(attempt.folder / "closed" / "deep").mkdir(parents=True)
+(attempt.folder / "closed" / "deep" / "file").write_text("x")
+(attempt.folder / "closed" / "deep").chmod(0o500)
+(attempt.folder / "closed").chmod(0)
+print(files.pack(files.publish(attempt), home, 1))
+files.remove_workflow(home, 1)
+"""
+
+
+def test_what_a_service_closed_to_itself_is_left_out_of_the_output_and_can_be_removed() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        if os.geteuid() == 0:
+            os.chown(name, 65534, 65534)
+        done = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, name],
+            env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        packed = unpacked(Path(name) / done.stdout.strip())
+        assert packed == {
+            "workflow_1": None,
+            "workflow_1/a": b"a",
+            "workflow_1/closed": None,
+            "workflow_1/peachctl.log": b"not packed: unreadable: Permission denied\n"
+            b"not packed: closed: Permission denied\n",
+        }
+        assert names(Path(name)) == [done.stdout.strip()]

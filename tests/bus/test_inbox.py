@@ -155,7 +155,7 @@ def test_somebody_who_opens_a_file_while_it_is_looked_at_does_no_harm(sweeping: 
 def test_200_files_at_once_come_once_each(bus: FolderBus, inbox: Path) -> None:
     for number in range(200):
         (inbox / f"{number}.bin").write_bytes(b"%d" % number)
-    got = []
+    got: list[int] = []
     while len(got) < 200:
         batch = bus.poll(5, 64)
         assert 0 < len(batch) <= 64
