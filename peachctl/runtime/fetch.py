@@ -28,6 +28,7 @@ from peachctl.runtime.job import Reach
 CHUNK = 1 << 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CHAIN = re.compile(r"\A[A-Za-z0-9+.-]+::|::[A-Za-z][A-Za-z0-9+.-]*(?:::|://)")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "sftp": "sftp", "ssh": "sftp"}
 
 
@@ -108,7 +109,7 @@ def fetch(uri: str, reach: Reach, folder: Path) -> tuple[str, str]:
 
 def _split(uri: str, budget: Budget) -> tuple[str, str]:
     """The scheme, and for `file` the path."""
-    if "::" in uri.partition("?")[0] and not uri.startswith("/"):
+    if _CHAIN.search(uri) and not uri.startswith("/"):
         raise FetchError(f"{budget.shown} can't be fetched: chained URLs (`::`) are not allowed")
     found = _SCHEME.match(uri)
     if found is None:
@@ -132,14 +133,17 @@ def _local(path: str, reach: Reach, folder: Path, budget: Budget) -> tuple[str, 
     real = os.path.realpath(path)
     _below(real, roots, reach, budget)
     handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(handle, "rb") as stream:
+    try:
         _below(str(Path(f"/proc/self/fd/{handle}").readlink()), roots, reach, budget)
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
             raise FetchError(f"{budget.shown} can't be fetched: it is {kind}")
         budget.check_size(found.st_size)
-        return _store(stream, Path(path).name, folder, budget)
+        with open(handle, "rb", closefd=False) as stream:
+            return _store(stream, Path(path).name, folder, budget)
+    finally:
+        os.close(handle)
 
 
 def _below(path: str, roots: list[str], reach: Reach, budget: Budget) -> None:

@@ -277,7 +277,10 @@ class _Run:
         self._reporter.node(step.id, "running")
         try:
             located = self._hub.locate(step.call.service, step.call.version)
-            with self._hub.surroundings(located, alone=self._scheduler == "sync"):
+            alone = self._scheduler == "sync"
+            if alone:
+                os.chdir(self._root)
+            with self._hub.surroundings(located, alone=alone):
                 returned = self._call(step, lambda: [self._value(source, upstream) for source in step.inputs])
                 self._keep_here(step, returned)
         except BaseException as error:

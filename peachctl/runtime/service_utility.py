@@ -5,13 +5,14 @@ the workflow that this process runs, whatever `c` says. Source: contract, "The s
 """
 
 import os
+import shutil
 import stat
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, BinaryIO, Never
 
 from peachctl.errors import PeachError
 from peachctl.masking import mask
@@ -106,23 +107,29 @@ def _copy(source: str, destination: str) -> str:
         handle = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as problem:
         raise NotAvailable(f"make_available can't read {mask(repr(source))}: {_reason(problem)}") from problem
-    with os.fdopen(handle, "rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
+    try:
+        mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise NotAvailable(f"make_available copies files, and {mask(repr(source))} is {kind}")
-        # the temporary file lies beside the workflow's folder: a killed copy is not packed
-        handle, temporary = tempfile.mkstemp(prefix=".copy_", dir=Path(_current().folder).parent)
-        try:
-            with os.fdopen(handle, "wb") as copy:
-                os.fchmod(copy.fileno(), 0o640)
-                while chunk := stream.read(1 << 20):
-                    copy.write(chunk)
-            Path(temporary).replace(destination)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with open(handle, "rb", closefd=False) as stream:
+            _write(stream, destination)
+    finally:
+        os.close(handle)
     return destination
+
+
+def _write(stream: BinaryIO, destination: str) -> None:
+    # the temporary file lies beside the workflow's folder: a killed copy is not packed
+    handle, temporary = tempfile.mkstemp(prefix=".copy_", dir=Path(_current().folder).parent)
+    try:
+        with os.fdopen(handle, "wb") as copy:
+            os.fchmod(copy.fileno(), 0o640)
+            shutil.copyfileobj(stream, copy, 1 << 20)
+        Path(temporary).replace(destination)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def info(c: Sequence[Any], msg: object) -> None:
