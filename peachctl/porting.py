@@ -9,11 +9,12 @@ import os
 import re
 import tempfile
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from peachctl.errors import PeachError
-from peachctl.porting_signs import sign_of, warnings_of
+from peachctl.porting_signs import signs_of, warnings_of
 
 _MOST_BYTES = 4 << 20
 
@@ -23,7 +24,8 @@ class Ported:
     """A source and what became of it.
 
     text: the new source, with "\\n" ends. body, original: new and old bytes, in the file's own encoding and line ends.
-    changes: a text per change, `line 3: print is a function`. warnings: what a person has to look at, likewise.
+    changes: a text per change, `line 3: print is a function` (lines of the old source). warnings: what a person has to
+    look at (lines of the new one).
     diff: unified, '' when nothing changes.
     """
 
@@ -77,17 +79,17 @@ def _why(text: str) -> str | None:
     try:
         tree = parse(text)
     except SyntaxError as error:
-        try:
-            _refactor(text, "", None)
-        except PeachError:
+        from peachctl.porting_fixers import is_python_2
+
+        if not is_python_2(text):
             return None
         line = error.lineno or 0
         lines = text.split("\n")
         shown = lines[line - 1].strip() if 0 < line <= len(lines) else ""
         what = "tabs and spaces are mixed" if isinstance(error, TabError) else shown[:60]
         return f"line {line}: {what}" if what else f"line {line}"
-    found = sign_of(tree)
-    return f"line {found[0]}: {found[1]}" if found else None
+    signs = signs_of(tree)
+    return f"line {signs[0][0]}: {signs[0][1]}" if signs else None
 
 
 def port_file(path: Path) -> Ported:
@@ -118,6 +120,11 @@ def port(source: str | bytes, name: str, *, beside: Path | None = None) -> Porte
             raise PeachError(f"{name}: line {error.lineno}: neither Python 3 nor Python 2: {error.msg}") from error
         return Ported(decoded.text, body, body)
     text, changes = _refactor(decoded.text, name, beside)
+    left = signs_of(parse(text))
+    by_hand = tuple(f"line {line}: {what} is Python 2, and has to be changed by hand" for line, what in left)
+    if left and not _signs(decoded.text) - Counter(what for _, what in left):
+        # Python 3 can read it, and what is left cannot be ported: perhaps it was ported before.
+        return Ported(decoded.text, body, body, warnings=by_hand)
     features = re.search(r"^from\s+__future__\s+import\s.*\bdivision\b", decoded.text, re.MULTILINE)
     notes = warnings_of(parse(text), true_division=features is not None)
     return Ported(
@@ -125,9 +132,17 @@ def port(source: str | bytes, name: str, *, beside: Path | None = None) -> Porte
         decoded.encode(text),
         body,
         tuple(f"line {line}: {what}" for line, what in sorted(set(changes))),
-        tuple(f"line {line}: {what}" for line, what in notes),
+        by_hand + tuple(f"line {line}: {what}" for line, what in notes),
         _difference(decoded.text, text, name),
     )
+
+
+def _signs(text: str) -> Counter[str]:
+    """The signs of a source; that Python 3 cannot read it is one."""
+    try:
+        return Counter(what for _, what in signs_of(parse(text)))
+    except SyntaxError:
+        return Counter([""])
 
 
 def _decode(body: bytes, name: str, encoding: str | None = None) -> _Source:

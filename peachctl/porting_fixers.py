@@ -1,8 +1,8 @@
 """fissix at work: its fixers, a few of our own, and what it leaves undone. Imported only where something is ported."""
 
 import ast
-import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from peachctl.porting_signs import (
@@ -97,7 +97,7 @@ def _fissix(text: str, filename: str, *, certain: bool, prints: bool) -> tuple[s
         tool.changes.clear()
         try:
             tree = tool.refactor_string(padded, filename)
-        except tool.parse_errors as error:
+        except _unreadable() as error:
             problems.append(_sentence(error))
             continue
         result = str(tree)
@@ -123,20 +123,38 @@ def _sentence(error: Exception) -> str:
 
 def _load() -> Any:
     """fissix, which writes its grammar tables into the user's cache folder when it is imported: or into another."""
+    import fissix
+
     try:
         import fissix.refactor
     except OSError:
-        before = os.environ.get("XDG_CACHE_HOME")
         with tempfile.TemporaryDirectory(prefix="peachctl-") as folder:
-            os.environ["XDG_CACHE_HOME"] = folder
-            try:
-                import fissix.refactor
-            finally:
-                if before is None:
-                    del os.environ["XDG_CACHE_HOME"]
-                else:
-                    os.environ["XDG_CACHE_HOME"] = before
+            fissix.CACHE_DIR = Path(folder)
+            import fissix.refactor
     return fissix
+
+
+def is_python_2(text: str) -> bool:
+    """Whether Python 2 could read a source (also one that prints as a function does)."""
+    if "\0" in text:  # fissix would let it pass
+        return False
+    _load()
+    from fissix import pygram, pytree
+    from fissix.pgen2 import driver
+
+    for grammar in (pygram.python_grammar, pygram.python_grammar_no_print_statement):
+        try:
+            driver.Driver(grammar, convert=pytree.convert).parse_string(text if text.endswith("\n") else text + "\n")
+        except _unreadable():
+            continue
+        return True
+    return False
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    from fissix.pgen2 import parse, tokenize
+
+    return (parse.ParseError, tokenize.TokenError, SyntaxError, RecursionError)
 
 
 def _tool(certain: bool, prints: bool) -> Any:
@@ -148,8 +166,6 @@ def _tool(certain: bool, prints: bool) -> Any:
     fissix = _load()
     from fissix import fixer_util, pygram
     from fissix.fixes import fix_import, fix_types
-    from fissix.pgen2 import parse as pgen_parse
-    from fissix.pgen2 import tokenize as pgen_tokenize
 
     class BesideFixer(fix_import.FixImport):  # type: ignore[misc]
         def probably_a_local_import(self, imp_name: str) -> bool:
@@ -165,7 +181,6 @@ def _tool(certain: bool, prints: bool) -> Any:
             return super().transform(node, results)
 
     class Tool(fissix.refactor.RefactoringTool):  # type: ignore[misc, name-defined]
-        parse_errors = (pgen_parse.ParseError, pgen_tokenize.TokenError, SyntaxError, RecursionError)
         print_is_function = False
 
         def __init__(self, names: list[str]) -> None:
@@ -233,7 +248,13 @@ def _finish(text: str) -> tuple[str, list[tuple[int, str]]]:
     for _ in range(_MOST_ROUNDS):
         tree = ast.parse(text)
         bound, strings = bound_names(tree), imports_string(tree)
-        edits = [edit for node in ast.walk(tree) if (edit := _edit(node, bound, strings, text)) is not None]
+        nodes = list(ast.walk(tree))
+        called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+        edits = [
+            edit
+            for node in nodes
+            if (edit := _edit(node, bound, strings, text) or _edit_value(node, called, strings, text)) is not None
+        ]
         if not edits:
             break
         start, end, new, line, words = min(edits, key=lambda edit: edit[1] - edit[0])
@@ -271,6 +292,14 @@ def _edit(node: ast.AST, bound: set[str], strings: bool, text: str) -> tuple[int
     else:
         return None
     return (*_span(node, text), new, node.lineno, words)
+
+
+def _edit_value(node: ast.AST, called: set[int], strings: bool, text: str) -> tuple[int, int, str, int, str] | None:
+    """The same for a function of `string` that is not called but handed on (`map(string.strip, lines)`)."""
+    if not strings or not isinstance(node, ast.Attribute) or not _of_string(node) or id(node) in called:
+        return None
+    new = f"str.{node.attr}" if node.attr in STRING_METHODS else STRING_CALLS.get(node.attr)
+    return None if new is None else (*_span(node, text), new, node.lineno, f"string.{node.attr} is {new}")
 
 
 def _of_string(node: ast.AST) -> bool:

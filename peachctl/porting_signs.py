@@ -47,16 +47,15 @@ _HASHES = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
 _BYTES_CALLS = {"communicate": "communicate()", "check_output": "check_output()", "urlopen": "urlopen().read()"}
 
 
-def sign_of(tree: ast.Module) -> tuple[int, str] | None:
-    """The first thing that only Python 2 understands: line and words. What serves both (below `try`, or a look at the
+def signs_of(tree: ast.Module) -> list[tuple[int, str]]:
+    """What only Python 2 understands: line and words, in order. What serves both (below `try`, or a look at the
     version, or with a name of the module's own) does not count."""
     bound, strings = bound_names(tree), imports_string(tree)
-    found = [
+    return sorted(
         (line, text)
         for node in _decisive(tree)
         for line, text in (*_name_signs(node, bound, strings), *_print_signs(node), *_class_signs(node))
-    ]
-    return min(found, default=None)
+    )
 
 
 def bound_names(tree: ast.Module) -> set[str]:
