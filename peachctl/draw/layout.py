@@ -179,7 +179,7 @@ class _Layers:
             return _plain_height(box)
         shown, more = parameters_shown(box)
         rows = len(shown) + (1 if more else 0)
-        return parameters_top(box) + (rows * PARAMETER_ROW + 12 if rows else 0)
+        return max(HEADER + 8, parameters_top(box) + (rows * PARAMETER_ROW + 12 if rows else 0))
 
     def _pull_sources(self) -> None:
         """Nodes that nothing feeds stand next to what they feed, not all in the first layer."""
@@ -427,7 +427,7 @@ def _width(box: Box, simple: bool, badges: bool) -> float:
     if box.kind != "node":
         mono = text_width(box.title, 12, mono=box.kind == "literal")
         return min(180, max(34, mono, text_width(box.subtitle, 10.5)) + 22)
-    widest = max(text_width(box.title, 15), text_width(box.subtitle, 11.5)) + (46 if badges else 28)
+    widest = max(text_width(box.title, 16.5), text_width(box.subtitle, 11.5)) + (46 if badges else 28)
     inputs = max((text_width(port.label, 12) for port in ports_shown(box.inputs)[0]), default=0)
     outputs = max((text_width(port.label, 12) for port in ports_shown(box.outputs)[0]), default=0)
     widest = max(widest, inputs + outputs + 48)

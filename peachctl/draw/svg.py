@@ -193,7 +193,7 @@ def _box(box: Box, place: Place, state: str, *, simple: bool) -> list[str]:
         f'<rect class="pw-box{bad}" width="{width}" height="{height}" rx="8"/>',
         f'<path class="pw-head" d="M1 {HEADER} V8 a7 7 0 0 1 7 -7 H{_n(place.width - 8)} a7 7 0 0 1 7 7 V{HEADER} z"/>',
         f'<path class="{bar}" d="M1 {HEADER} V8 a7 7 0 0 1 3 -5.8 V{HEADER} z"/>',
-        f'<text class="pw-name pw-h" x="13" y="18.5">{_x(fitted(box.title, room, 15))}</text>',
+        f'<text class="pw-name pw-h" x="13" y="18.5">{_x(fitted(box.title, room, 16.5))}</text>',
         f'<text class="pw-sub pw-s" x="13" y="34">{_x(fitted(box.subtitle, room, 11.5))}</text>',
     ]
     if state:
