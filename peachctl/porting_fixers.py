@@ -2,6 +2,7 @@
 
 import ast
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return (parse.ParseError, tokenize.TokenError, SyntaxError, RecursionError)
 
 
+@cache  # compiling the fixers' patterns takes longer than most sources
 def _tool(certain: bool, prints: bool) -> Any:
     """A refactoring tool that remembers what it changed.
 

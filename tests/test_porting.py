@@ -84,7 +84,10 @@ def test_changes_and_warnings_carry_their_lines() -> None:
     assert "line 18: octal and long numbers" in result.changes
     assert [one for one in result.warnings if one.startswith("line 24: '/' of two whole numbers")]
     assert result.diff.startswith("--- Threshold.py\n+++ Threshold.py (Python 3)\n@@ ")
-    assert '-    print "Running Threshold"\n+    print("Running Threshold")\n' in result.diff
+    lines = result.diff.splitlines()
+    assert '-    print "Running Threshold"' in lines
+    assert '+    print("Running Threshold")' in lines
+    assert not [line for line in lines if "import time" in line and line[0] != " "]
 
 
 @pytest.mark.parametrize(
