@@ -65,13 +65,14 @@ class AttemptFolder:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turns an OSError into one sentence that begins with `what`."""
+def _told(what: str, path: Path | None = None) -> Iterator[None]:
+    """Turns an OSError into one sentence that begins with the path and `what`."""
     try:
         yield
     except OSError as error:
         kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else FilesError
-        raise kind(f"{what}: {error.strerror or error}") from error
+        subject = f"{printable(str(path))} " if path is not None else ""
+        raise kind(f"{subject}{what}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write(path: Path, text: str) -> None:
     """Writes a text file (UTF-8, 0640) in one step; what stood there is replaced. Raises DiskFull, FilesError."""
-    with _told(f"{printable(str(path))} cannot be written"), _temporary(path.parent) as (stream, temporary):
+    with _told("cannot be written", path), _temporary(path.parent) as (stream, temporary):
         stream.write(text.encode(errors="backslashreplace"))
         _settle(stream, FILE_MODE, durable=False)
         temporary.replace(path)
@@ -116,7 +117,7 @@ def write(path: Path, text: str) -> None:
 
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     """Creates a folder that is missing (its parents too) with exactly this mode; one that is there stays as it is."""
-    with _told(f"{printable(str(path))} cannot be created"):
+    with _told("cannot be created", path):
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(exist_ok=True)
@@ -127,7 +128,7 @@ def free_space(path: Path) -> int:
     """Bytes that are free for us where `path` is or will be. Raises FilesError."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    with _told(f"{printable(str(path))} cannot be examined"):
+    with _told("cannot be examined", path):
         found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
 
@@ -172,7 +173,7 @@ def read_script(path: Path) -> str | None:
 
 
 def _read_regular(path: Path) -> bytes | None:
-    with _told(f"{printable(str(path))} cannot be read"):
+    with _told("cannot be read", path):
         try:
             fd = os.open(path, _READ)
         except OSError as error:

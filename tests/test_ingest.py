@@ -300,7 +300,7 @@ def test_without_a_hub_nothing_is_taken_and_it_is_said_once(
         loads.append(lambda: find_services(place.hub))
         while not loop.step(0.1):
             pass
-    assert loop.paused is None
+    assert not loop.paused
     assert [record.message for record in caplog.records][:3] == [
         "/hub: No such file or directory: nothing is ingested",
         f"the service hub {tmp_path / 'empty'} holds no service",

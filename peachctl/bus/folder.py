@@ -15,8 +15,6 @@ How a file of the inbox becomes one message:
 Events (watchdog) only shorten the wait: lost or overflowing ones, and folders that vanish and come back, cost no
 file, because a sweep looks every few seconds. Only closing and moving in are watched: events of opening, reading and
 of our own renames would feed a storm that our own looks cause.
-
-The queue folder is not ours alone. `changed` and `scripts` name what is there; they touch nothing.
 """
 
 import fcntl
@@ -25,7 +23,6 @@ import logging
 import os
 import re
 import select
-import signal
 import stat
 import time
 from collections import deque
@@ -36,12 +33,16 @@ from pathlib import Path
 
 from peachctl import files
 from peachctl.bus import Message
+from peachctl.bus.lease import unlease, writer
+from peachctl.bus.scripts import QueueFolder, ScriptSeen
 from peachctl.bus.watch import Watch
 from peachctl.errors import PeachError
 from peachctl.failpoint import fail_point
 from peachctl.names import file_name, printable
 from peachctl.store import Origin
 from peachctl.wire import Limits
+
+__all__ = ["EXTENSIONS", "FolderBus", "ScriptSeen"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +54,6 @@ ORIGIN = ".origin"
 _TAKEN_NAME = re.compile(r"(\d{1,19})_(.+)", re.DOTALL)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _BATCH_BYTES = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptSeen:
-    """A script of the queue folder as it was when it was looked at. mtime_ns: of its content."""
-
-    path: Path
-    name: str
-    mtime_ns: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +88,6 @@ class FolderBus:
         settle: float = 1.0,
     ) -> None:
         self._inbox = inbox
-        self._queue = queue
         self._host = host
         self._max_bytes = max_bytes
         self._sweep = sweep
@@ -111,30 +101,25 @@ class FolderBus:
         self._looks: dict[str, tuple[_State, float]] = {}
         self._next_sweep = 0.0
         self._said: set[tuple[str, str]] = set()
-        self._inbox_watch: Watch | None = None
-        self._queue_watch: Watch | None = None
-        self._known: dict[str, _State] = {}
-        self._unsure: dict[str, _State] = {}
-        self._next_look = 0.0
+        self._watch: Watch | None = None
+        self._queue: QueueFolder | None = None
         if inbox is not None:
             files.make_folder(inbox)
-            self._inbox_watch = Watch(inbox, _is_message, (self._wake, self._inbox_wake))
+            self._watch = Watch(inbox, _is_message, (self._wake, self._inbox_wake))
         if queue is not None:
             files.make_folder(queue)
-            self._queue_watch = Watch(queue, _is_script, (self._wake,))
-            self._known = {seen.name: state for seen, state in self._look(queue)}
-            self._next_look = time.monotonic() + sweep
+            self._queue = QueueFolder(queue, self._wake, sweep)
 
     # The inbox
 
     def poll(self, timeout: float, most: int) -> list[Message]:
         """Up to `most` messages (fewer when they are large), waiting at most `timeout` seconds for the first."""
-        if self._inbox is None or self._inbox_watch is None:
+        if self._inbox is None or self._watch is None:
             time.sleep(timeout)
             return []
         until = time.monotonic() + timeout
         while True:
-            self._collect(self._inbox, self._inbox_watch)
+            self._collect(self._inbox, self._watch)
             messages = self._take(self._inbox, most) if self._found or self._leftovers else []
             now = time.monotonic()
             if messages or now >= until:
@@ -281,7 +266,7 @@ class FolderBus:
             fail_point("folder:taken")
             if taken.lstat().st_ino != os.fstat(fd).st_ino:
                 return None  # replaced at the last moment; the next sweep takes the new one out of `.taken`
-            _unlease(fd)
+            unlease(fd)
             message = self._read(fd, Origin(taking.topic, 0, offset), name)
             self._held[offset] = _Held(taken, fd)
             keep = True
@@ -304,8 +289,8 @@ class FolderBus:
             return None
         try:
             _lock(fd)
-            if path.lstat().st_ino == os.fstat(fd).st_ino and _writer(fd) is not True:
-                _unlease(fd)
+            if path.lstat().st_ino == os.fstat(fd).st_ino and writer(fd) is not True:
+                unlease(fd)
                 found = _TAKEN_NAME.fullmatch(path.name)
                 message = self._read(fd, Origin(taking.topic, 0, offset), found[2] if found else path.name)
                 self._held[offset] = _Held(path, fd)
@@ -337,11 +322,11 @@ class FolderBus:
         """Whether the file is all there. True leaves a lease on it where one can be had."""
         status = os.fstat(fd)
         state = (status.st_size, status.st_mtime_ns, status.st_ino)
-        writer = _writer(fd)
-        if writer:
+        written = writer(fd)
+        if written:
             self._looks.pop(name, None)
             return False  # its closing is an event, and a sweep looks as well
-        if status.st_size and (closed or writer is False):
+        if status.st_size and (closed or written is False):
             return True
         now = time.monotonic()
         before = self._looks.get(name)
@@ -371,7 +356,7 @@ class FolderBus:
             self._said.add((name, key))
             logger.warning("%s", text)
 
-    # The queue folder
+    # Both folders
 
     def fileno(self) -> int:
         """Readable when something may have changed in either folder, until `clear`."""
@@ -383,62 +368,18 @@ class FolderBus:
 
     def changed(self) -> list[ScriptSeen]:
         """Scripts that appeared or were saved since the last call (at first: since the bus was opened)."""
-        if self._queue is None or self._queue_watch is None:
-            return []
-        seen: dict[str, ScriptSeen] = {}
-        for name in self._queue_watch.names():
-            found = _script(self._queue / name)
-            if found is not None and self._known.get(name) != found[1]:
-                seen[name], self._known[name] = found
-        now = time.monotonic()
-        if now >= self._next_look:
-            for script, state in self._swept(self._queue, self._queue_watch):
-                seen[script.name], self._known[script.name] = script, state
-            self._next_look = now + max(self._sweep, 20 * (time.monotonic() - now))
-        return list(seen.values())
+        return [] if self._queue is None else self._queue.changed()
 
     def scripts(self) -> list[ScriptSeen]:
         """All scripts that are there now, by name."""
-        return (
-            []
-            if self._queue is None
-            else sorted((seen for seen, _ in self._look(self._queue)), key=lambda one: one.name)
-        )
-
-    def _swept(self, queue: Path, watch: Watch) -> list[tuple[ScriptSeen, _State]]:
-        """What a look at the whole folder finds new. A script that may still be written is left to a later look."""
-        watch.ensure()
-        there = self._look(queue)
-        names = {seen.name for seen, _ in there}
-        self._known = {name: state for name, state in self._known.items() if name in names}
-        new = []
-        unsure = {}
-        for seen, state in there:
-            if self._known.get(seen.name) == state:
-                continue
-            if self._unsure.get(seen.name) == state or _nobody_writes(seen.path):
-                new.append((seen, state))
-            else:
-                unsure[seen.name] = state
-        self._unsure = unsure
-        return new
-
-    def _look(self, queue: Path) -> list[tuple[ScriptSeen, _State]]:
-        try:
-            names = [entry.name for entry in os.scandir(queue) if _is_script(entry.name)]
-            self._said.discard(("", "queue"))
-        except OSError as error:
-            self._say(
-                "", f"the queue folder {queue} cannot be read: {error.strerror}; it is looked at again", key="queue"
-            )
-            return []
-        return [found for name in names if (found := _script(queue / name)) is not None]
+        return [] if self._queue is None else self._queue.scripts()
 
     def close(self) -> None:
         """Stops watching; what was polled and neither acknowledged nor rejected comes again elsewhere."""
-        for watch in (self._inbox_watch, self._queue_watch):
-            if watch is not None:
-                watch.stop()
+        if self._watch is not None:
+            self._watch.stop()
+        if self._queue is not None:
+            self._queue.close()
         for held in self._held.values():
             os.close(held.fd)
         self._held.clear()
@@ -467,26 +408,11 @@ def _is_message(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _is_script(name: str) -> bool:
-    return name.endswith(".py") and not name.startswith(".")
-
-
 def _modified(entry: "os.DirEntry[str]") -> int:
     try:
         return entry.stat(follow_symlinks=False).st_mtime_ns
     except OSError:
         return 0
-
-
-def _script(path: Path) -> tuple[ScriptSeen, _State] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    state = (status.st_size, status.st_mtime_ns, status.st_ino)
-    return ScriptSeen(path, path.name, status.st_mtime_ns, status.st_ino), state
 
 
 def _drain(fd: int) -> None:
@@ -498,35 +424,3 @@ def _drain(fd: int) -> None:
 
 def _lock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _writer(fd: int) -> bool | None:
-    """Whether anybody has the file open for writing; None where the kernel does not say (not our file, or a file
-    system without leases). False leaves a lease: who now opens it for writing waits until `_unlease` or close."""
-    try:
-        # Somebody who opens it meanwhile breaks the lease, and its default signal would end this process.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    return False
-
-
-def _unlease(fd: int) -> None:
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        pass  # there was none
-
-
-def _nobody_writes(path: Path) -> bool:
-    try:
-        fd = os.open(path, _READ)
-    except OSError:
-        return False
-    try:
-        return _writer(fd) is False
-    finally:
-        os.close(fd)

@@ -96,7 +96,7 @@ def test_one_of_two_writers_closing_is_not_enough(bus: FolderBus, inbox: Path) -
 def test_where_the_kernel_does_not_tell_two_equal_looks_are_needed(
     inbox: Path, monkeypatch: pytest.MonkeyPatch, sweeping: FolderBus
 ) -> None:
-    monkeypatch.setattr(folder, "_writer", lambda fd: None)
+    monkeypatch.setattr(folder, "writer", lambda fd: None)
     with (inbox / "slow.bin").open("wb") as writer:
         for _ in range(8):
             writer.write(b"more ")
@@ -108,7 +108,7 @@ def test_where_the_kernel_does_not_tell_two_equal_looks_are_needed(
 def test_where_the_kernel_does_not_tell_a_close_is_believed(
     bus: FolderBus, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "_writer", lambda fd: None)
+    monkeypatch.setattr(folder, "writer", lambda fd: None)
     (inbox / "one.bin").write_bytes(b"one")
     assert [message.body for message in take(bus, 1, seconds=2)] == [b"one"]
 
