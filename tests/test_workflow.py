@@ -257,6 +257,17 @@ def test_the_order_puts_every_node_after_what_feeds_it() -> None:
         assert all(place[feed.node_id] < place[one.id] for one in nodes for feed in one.connections if feed)
 
 
+def test_what_is_dangling_or_feeds_itself_does_not_count_for_the_order() -> None:
+    listed = [node("b", "a", "gone"), node("a", "a")]
+    assert order(workflow(*listed)) == [listed[1], listed[0]]
+
+
+def test_a_loop_within_a_cycle_is_told_beside_the_cycle() -> None:
+    problems = check(workflow(node("a", "a", "b"), node("b", "a")), None)
+    assert codes(problems) == [("self-loop", "nodes[0].connections[0]"), ("cycle", "nodes[0]")]
+    assert "a -> b -> a" in problems[1].message
+
+
 def test_a_cycle_has_no_order() -> None:
     with pytest.raises(PeachError, match="no order"):
         order(workflow(node("z"), node("a", "b"), node("b", "a")))
