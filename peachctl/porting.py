@@ -55,13 +55,23 @@ class _Source:
 
 
 def parse(source: str | bytes) -> ast.Module:
-    """The tree of a Python 3 source. Raises SyntaxError, also where Python itself raises something else."""
+    """The tree of a Python 3 source that compiles. Raises SyntaxError, also where Python itself raises something else."""
+    tree = _tree(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(tree, "<source>", "exec", dont_inherit=True)  # finds more, such as a `return` outside a function
+        except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+            raise SyntaxError(str(error) or type(error).__name__) from error
+    return tree
+
+
+def _tree(source: str | bytes) -> ast.Module:
+    """The tree of what follows Python 3's grammar. Raises SyntaxError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "\d" in a text that is no raw one: not our business
         try:
             return ast.parse(source)
-        except SyntaxError:
-            raise
         except (ValueError, RecursionError, MemoryError, OverflowError) as error:
             raise SyntaxError(str(error) or type(error).__name__) from error
 
@@ -77,7 +87,7 @@ def why_python_2(body: bytes) -> str | None:
 
 def _why(text: str) -> str | None:
     try:
-        tree = parse(text)
+        tree = _tree(text)
     except SyntaxError as error:
         from peachctl.porting_fixers import is_python_2
 
@@ -140,7 +150,7 @@ def port(source: str | bytes, name: str, *, beside: Path | None = None) -> Porte
 def _signs(text: str) -> Counter[str]:
     """The signs of a source; that Python 3 cannot read it is one."""
     try:
-        return Counter(what for _, what in signs_of(parse(text)))
+        return Counter(what for _, what in signs_of(_tree(text)))
     except SyntaxError:
         return Counter([""])
 
@@ -171,7 +181,7 @@ def _refactor(text: str, name: str, beside: Path | None) -> tuple[str, list[tupl
     from peachctl.porting_fixers import UnreadableError, refactor
 
     try:
-        tree: ast.Module | None = parse(text)
+        tree: ast.Module | None = _tree(text)
     except SyntaxError:
         tree = None
     try:

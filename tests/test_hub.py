@@ -252,6 +252,7 @@ def test_a_start_that_takes_what_it_gets_passes(hub: Path, make: Make, code: str
         ("async def start(c, image, threshold): ...", "start", "plain function"),
         ("def start(c, image, threshold):\n  return [\n", "syntax", "line 2: "),
         ("def start(c, image, threshold): return '\0'", "syntax", "null"),
+        (CODE + "return 1\n", "syntax", "line 3: 'return' outside function"),
         ("from library.config import x\n" + CODE, "gone", "line 1: library.config of 2017 is gone"),
         ("import library.xnatAgent\n" + CODE, "gone", "library.xnatAgent"),
         ("from ServiceUtility import mysql_info\n" + CODE, "gone", "ServiceUtility.mysql_info"),
