@@ -197,7 +197,7 @@ def _by_fsspec(uri: str, scheme: str, reach: Reach, folder: Path, budget: Budget
         if size is not None:
             budget.check_size(int(size))
         with system.open(path, "rb") as stream:
-            return _store(stream, str(path).rpartition("/")[2] or "file", folder, budget)
+            return _store(stream, str(path).rpartition("/")[2] or "file", folder, budget, size)
     except PeachError:
         raise
     except Exception as error:  # noqa: BLE001 - each implementation has its own
@@ -260,8 +260,8 @@ def _normal(server: str) -> str | None:
     return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "") + parts.path.rstrip("/")
 
 
-def _store(stream: Readable, name: str, folder: Path, budget: Budget) -> tuple[str, str]:
-    """Writes what the stream holds; the file is complete or not there."""
+def _store(stream: Readable, name: str, folder: Path, budget: Budget, expected: int | None = None) -> tuple[str, str]:
+    """Writes what the stream holds; the file is complete or not there. expected: its size, where that is known."""
     place = folder / "fetched"
     place.mkdir(mode=0o750, exist_ok=True)
     local = place / f"{secrets.token_hex(16)}_{file_name(name)}"
@@ -272,6 +272,8 @@ def _store(stream: Readable, name: str, folder: Path, budget: Budget) -> tuple[s
             budget.check_size(size)
             budget.left()
             target.write(chunk)
+        if expected is not None and size != expected:
+            raise FetchError(f"{budget.shown} can't be fetched: it ended after {size:,} of {expected:,} bytes")
     return str(local), local.name.partition("_")[2]
 
 

@@ -5,10 +5,12 @@ checked (DNS rebinding, `http://169.254.169.254/`); so the connection is made he
 """
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -81,10 +83,39 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
+class Body:
+    """The body of an answer. What the server sends a byte at a time can't outlive the budget, and what it does not
+    send to the end is no file."""
+
+    def __init__(self, answer: http.client.HTTPResponse, budget: "Budget") -> None:
+        self._answer = answer
+        self._budget = budget
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, b'' at the end. Raises FetchError where the connection ended before it, OSError."""
+        from peachctl.runtime.fetch import FetchError
+
+        try:
+            chunk = self._answer.read1(size)
+        except http.client.HTTPException:
+            chunk = b""
+            ended = False
+        except OSError:
+            self._budget.left()
+            raise
+        else:
+            ended = not self._answer.length
+        if not chunk:
+            self._budget.left()
+            if not ended:
+                raise FetchError(f"{self._budget.shown} can't be fetched: the connection ended before the file did")
+        return chunk
+
+
 @contextmanager
 def get(
     url: str, rule: HostRule, schemes: tuple[str, ...], budget: "Budget", login: tuple[str, str] | None = None
-) -> Iterator[http.client.HTTPResponse]:
+) -> Iterator[Body]:
     """The answer to a GET, ready to be read. login: user and password for basic authentication, for the first server
     only. Redirects are followed to allowed schemes and hosts. Raises FetchError, OSError."""
     from peachctl.runtime.fetch import FetchError
@@ -103,6 +134,9 @@ def get(
         if here == origin and parts.username is not None and login is None:
             login = (unquote(parts.username), unquote(parts.password or ""))
         connection = _connect(parts.scheme, host, port, rule, budget)
+        alarm = threading.Timer(budget.left(), _hang_up, (connection.sock,))
+        alarm.daemon = True
+        alarm.start()
         try:
             answer = _ask(connection, parts, login if here == origin else None, budget)
             target = answer.getheader("Location")
@@ -111,12 +145,18 @@ def get(
                     raise FetchError(f"{budget.shown} can't be fetched: the server says {_status(answer)}")
                 if answer.length is not None:
                     budget.check_size(answer.length)
-                yield answer
+                yield Body(answer, budget)
                 return
         finally:
+            alarm.cancel()
             connection.close()
         url = urljoin(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), target)
     raise FetchError(f"{budget.shown} can't be fetched: more than {_REDIRECTS} redirects")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)  # whoever reads from it wakes up
 
 
 def _status(answer: http.client.HTTPResponse) -> str:
@@ -175,7 +215,8 @@ def _ask(
     try:
         connection.request("GET", _encoded(path), headers=headers)
         return connection.getresponse()
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, OSError) as error:
+        budget.left()
         raise FetchError(f"{budget.shown} can't be fetched: {type(error).__name__} from the server") from error
 
 

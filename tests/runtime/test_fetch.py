@@ -1,11 +1,14 @@
 """`from_uri` fetches from where the configuration allows it, and from nowhere else."""
 
 import base64
+import contextlib
 import http.server
 import json
 import os
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +39,21 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.send_response(401)
             self.end_headers()
             return
+        if "drip" in self.path:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+            return
+        if "silent" in self.path:
+            time.sleep(2)
+            return
         body = b"x" * 1000
         self.send_response(404 if "missing" in self.path else 200)
         if "nolength" not in self.path:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + ("cut" in self.path)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -160,8 +174,13 @@ def test_size_and_time_have_limits(tmp_path: Path, server: str) -> None:
     (tmp_path / "data" / "big").write_bytes(b"x" * 1000)
     for uri in (f"http://{server}/x", f"http://{server}/nolength", str(tmp_path / "data" / "big")):
         assert "storage.file_bytes" in refused(uri, small, tmp_path)
-    late = reach(tmp_path, hosts=(server,), seconds=0.0)
-    assert "storage.file_time" in refused(f"http://{server}/x", late, tmp_path)
+    for seconds, path in ((0.0, "x"), (0.2, "drip"), (0.2, "silent")):
+        late = reach(tmp_path, hosts=(server,), seconds=seconds)
+        assert "storage.file_time" in refused(f"http://{server}/{path}", late, tmp_path)
+
+
+def test_a_download_that_is_cut_off_is_no_file(tmp_path: Path, server: str) -> None:
+    assert "ended before the file did" in refused(f"http://{server}/cut", reach(tmp_path, hosts=(server,)), tmp_path)
 
 
 def xnat(server: str, root: str, password: str = "s3cr3t") -> str:
@@ -200,7 +219,11 @@ def test_xnat_servers_that_are_not_listed_and_bad_texts_never_show_the_password(
         assert "s3cr3t" not in refused(text, allowed, tmp_path)
 
 
-def test_schemes_of_extras_that_are_missing_say_what_to_install(tmp_path: Path) -> None:
+def test_schemes_of_extras_that_are_missing_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("s3fs", "paramiko"):
+        monkeypatch.setitem(sys.modules, module, None)
     allowed = reach(tmp_path, schemes=("s3", "sftp"), hosts=("example.org",))
     assert "pip install peachctl[s3]" in refused("s3://bucket/key", allowed, tmp_path)
     assert "pip install peachctl[sftp]" in refused("sftp://u:pw@example.org/x", allowed, tmp_path)
