@@ -55,7 +55,7 @@ class _Source:
 
 
 def parse(source: str | bytes) -> ast.Module:
-    """The tree of a Python 3 source that compiles. Raises SyntaxError, also where Python itself raises something else."""
+    """The tree of a Python 3 source that compiles. Raises SyntaxError, also where Python raises something else."""
     tree = _tree(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
