@@ -63,9 +63,16 @@ def read_process(number: int | str, depth: int) -> Process | None:
     depth: what `own_depth` returned.
     """
     try:
+        if depth == 0:
+            # A third of the time that the longer text takes; proc(5), /proc/pid/stat.
+            with open(f"/proc/{number}/stat", "rb") as file:
+                text = file.read()
+            state, parent, group, session = text[text.rindex(b")") + 2 :].split(maxsplit=4)[:4]
+            pid = int(text[: text.index(b" ")])
+            return Process(pid, int(parent), pid, int(group), int(session), state in (b"Z", b"X"))
         with open(f"/proc/{number}/status", "rb") as file:
             text = file.read()
-    except OSError:
+    except (OSError, ValueError):
         return None
     fields = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
     try:

@@ -282,8 +282,6 @@ class Supervised:
                 signal.pidfd_send_signal(self._init, signal.SIGKILL)
             if not select.select([self._init], [], [], _BURIAL)[0]:
                 return False
-            with contextlib.suppress(OSError):
-                os.waitid(os.P_PIDFD, self._init, os.WEXITED | os.WNOHANG)
         elif not self._lost and not force:
             select.select([self._control], [], [], _BURIAL)
             return False
@@ -293,6 +291,10 @@ class Supervised:
         except subprocess.TimeoutExpired:
             return False
         _supervisors.discard(self._process.pid)
+        if self._init is not None:
+            # Its parent may have died without having reaped it: it is ours then.
+            with contextlib.suppress(OSError):
+                os.waitid(os.P_PIDFD, self._init, os.WEXITED | os.WNOHANG)
         if self._init is None and not end_orphans(self._token, _supervisors, _BURIAL):
             return False
         self._buried = True

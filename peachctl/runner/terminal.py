@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -52,7 +53,9 @@ class TerminalRunner:
     def __init__(self) -> None:
         self._run: TerminalRun | None = None
         self._told = False
-        self._pid = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Registered with a selector before there is a process: pidfds come and go inside.
+        self._ends = select.epoll()
+        self._pidfd = -1
 
     def start(self, key: str, job: Job, output: Path) -> TerminalRun:
         output.touch(mode=0o640)
@@ -65,19 +68,20 @@ class TerminalRunner:
                 env={**os.environ, "PEACHCTL_JOB": job.to_json()},
                 pass_fds=[theirs.fileno()],
             )
-        os.dup2(os.pidfd_open(process.pid), self._pid, inheritable=False)
+        self._pidfd = os.pidfd_open(process.pid)
+        self._ends.register(self._pidfd, select.EPOLLIN)
         self._run = TerminalRun(key, process, ours)
         return self._run
 
     def fileno(self) -> int:
-        return self._pid
+        return self._ends.fileno()
 
     def ended(self) -> list[Ended]:
         if self._run is None or self._told or self._run.process.poll() is None:
             return []
         self._told = True
-        # A pidfd stays readable for ever; the number is needed until close.
-        os.dup2(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), self._pid, inheritable=False)
+        self._ends.unregister(self._pidfd)  # it stays readable for ever
+        os.close(self._pidfd)
         return [Ended(self._run.key, self._run.process.returncode, 0, 0)]
 
     def beat(self) -> None:
@@ -87,3 +91,4 @@ class TerminalRunner:
         if self._run is not None and self._run.process.poll() is None:
             self._run.process.kill()
             self._run.process.wait()
+        self._ends.close()

@@ -42,6 +42,7 @@ _MESSAGE_SIZE = 256 << 10
 _WARM = ("dask", "dask.local", "dask.threaded", "dask.multiprocessing")
 _NOT_WARM = {"__main__", "parent", "namespace"}
 _RETRY = 0.05
+_ROUNDS = 20
 _QUIET = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -208,6 +209,8 @@ class Supervisor:
         for run in self._runs.values():
             if run.kill_at is not None and run.kill_at <= now:
                 _kill(run.pid)
+                with contextlib.suppress(OSError):
+                    os.killpg(run.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Takes the ends of children, ours and adopted ones."""
@@ -231,34 +234,54 @@ class Supervisor:
         Whatever a main process leaves becomes our child before that process can be reaped, and so do the children of
         such a stray. So when none is there after everything was reaped, nothing is.
         """
-        while self._ended:
+        for rounds in range(_ROUNDS if self._ended else 0):
             strays = [child for child in processes.own_children(self._depth) if child.pid not in self._runs]
             waiting = [child for child in strays if not child.zombie]
             if not strays:
                 for run in self._ended:
                     self._say({"ended": run.key, "code": run.code, "strays": run.strays, "memory": run.memory})
                 self._ended.clear()
+                self._strays.clear()
                 return
-            now = time.monotonic()
-            patient = {run.pid for run in self._ended if run.kill_at is not None and run.kill_at > now}
-            for child in waiting:
-                # Those have had their SIGTERM, and may use the time that they were given.
-                if child.group not in patient:
-                    self._kill_stray(child)
-            reaped = len(strays)
+            # At once what we see; what it has made in the meantime, or hides behind it, in the rounds that follow.
+            self._kill_strays(waiting)
+            if waiting and rounds:
+                self._kill_strays(self._below({child.number for child in waiting}))
             self._reap()
-            if len(waiting) == reaped:
+            if len(waiting) == len(strays):
                 return
 
-    def _kill_stray(self, child: processes.Process) -> None:
-        if child.pid not in self._strays:
-            self._strays.add(child.pid)
-            owner = next((run for run in self._ended if run.pid == child.session), self._ended[0])
-            owner.strays += 1
-        _kill(child.pid)
-        if child.group not in self._runs and child.group != os.getpgrp():
-            with contextlib.suppress(OSError):
-                os.killpg(child.group, signal.SIGKILL)
+    def _below(self, numbers: set[int]) -> list[processes.Process]:
+        """All descendants of these processes."""
+        below: dict[int, list[processes.Process]] = {}
+        for process in processes.all_processes(self._depth):
+            below.setdefault(process.parent, []).append(process)
+        found = []
+        reached = list(numbers)
+        while reached:
+            children = below.pop(reached.pop(), [])
+            found += children
+            reached += [child.number for child in children]
+        return [process for process in found if not process.zombie]
+
+    def _kill_strays(self, strays: list[processes.Process]) -> None:
+        now = time.monotonic()
+        # Those have had their SIGTERM, and may use the time that they were given.
+        patient = {run.pid for run in self._ended if run.kill_at is not None and run.kill_at > now}
+        groups = {os.getpgrp(), *self._runs, *patient}
+        for stray in strays:
+            if stray.group in patient:
+                continue
+            _kill(stray.pid)
+            if stray.pid not in self._strays:
+                self._strays.add(stray.pid)
+                owner = next((run for run in self._ended if run.pid == stray.session), self._ended[0])
+                owner.strays += 1
+            if stray.group not in groups:
+                # A group is killed as one, with what it forks at this moment.
+                groups.add(stray.group)
+                with contextlib.suppress(OSError):
+                    os.killpg(stray.group, signal.SIGKILL)
 
     # Starts
 
