@@ -284,7 +284,8 @@ class _Loader:
                 return msgspec.convert(read(value), hint)
             return msgspec.convert(value, hint, strict=not from_environment)
         except (ValueError, OverflowError) as error:  # msgspec's own is a ValueError
-            said = "" if isinstance(error, msgspec.ValidationError) or not str(error) else f" ({error})"
+            own = "" if isinstance(error, msgspec.ValidationError) else str(error)
+            said = f" ({own if len(own) <= 200 else own[:200] + '...'})" if own else ""
             told = "" if said else f", found {_found(value)}"
             self._wrong(where, key, f"expected {meta.description}{told}{said}")
             return _MISSING
