@@ -103,16 +103,17 @@ def load_hub(config: Config, folder: Path | None = None) -> "Hub":
 def make_folders(config: Config) -> None:
     """Creates the data folders that are missing. Raises ConfigError naming the folder."""
     folders = config.folders
-    for folder in (
-        folders.data,
-        folders.queue,
-        folders.inbox,
-        folders.workflow_temp,
-        folders.download_workflows,
-        folders.download_files,
-    ):
+    # Clients run as another user of a common group; they put files of their own into all but workflow_temp.
+    wanted = {
+        folders.data: 0o750,
+        folders.workflow_temp: 0o2750,
+        **dict.fromkeys((folders.queue, folders.inbox, folders.download_workflows, folders.download_files), 0o2770),
+    }
+    for folder, mode in wanted.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o2750)
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(mode)
         except OSError as error:
             raise ConfigError(
                 f"{folder}: {error.strerror}", "set folders.data to a folder that you can write"
@@ -218,28 +219,32 @@ class Submitted:
     id: int
 
 
-def read_input(file: str, limit: int) -> tuple[bytes, str]:
-    """The bytes of a file argument (`-`: standard input) and the name to report them under. Raises PeachError."""
+def read_input(config: Config, file: str) -> tuple[bytes, str]:
+    """The bytes of a file argument (`-`: standard input), at most one more than may be, and the name to report them
+    under; it ends in `.json` where they are JSON. Raises PeachError."""
     import sys
 
+    from peachctl.names import printable
+
+    most = max(limits(config).json_bytes, config.limits.message_bytes) + 1
     try:
         if file == "-":
-            body, name = sys.stdin.buffer.read(limit + 1), "standard input"
-        else:
-            with open(file, "rb") as stream:
-                body, name = stream.read(limit + 1), file
+            body = sys.stdin.buffer.read(most)
+            # No Avro message begins so: its name would have a negative length.
+            return body, "stdin.json" if body[:1] == b"{" else "stdin"
+        with open(file, "rb") as stream:
+            return stream.read(most), file
     except OSError as error:
-        raise PeachError(f"{file}: {error.strerror}") from error
+        raise PeachError(f"{printable(file)}: {error.strerror}") from error
     except ValueError as error:
-        raise PeachError(f"{file!r}: {error}") from error
-    return body, name
+        raise PeachError(f"{printable(file)!r}: {error}") from error
 
 
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
     """A workflow file as it would be filed. Raises PeachError with every problem that its check found."""
     from peachctl.ingest import prepare_entry
 
-    body, name = read_input(file, config.limits.message_bytes)
+    body, name = read_input(config, file)
     return prepare_entry(body, name, load_hub(config, hub), limits(config), priority=priority)
 
 

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from peachctl.files import AttemptFolder
@@ -102,6 +103,14 @@ class Attempt:
         by_nodes = 100 * self.settled // len(self.nodes) if self.nodes else 0
         return min(99, max(by_nodes, self.said_percent))
 
+    def move_outputs(self, published: Path) -> None:
+        """Has the nodes' outputs name files where they stay: below the published folder, not the attempt's."""
+        here, there = str(self.folder.folder), str(published)
+        for state in list(self.nodes.values()):
+            moved = _moved(state.outputs, here, there)
+            if moved != state.outputs:
+                self._put(replace(state, outputs=moved))
+
     def take_changes(self) -> list[NodeState]:
         """Node states since the last call."""
         states = [self.nodes[id] for id in self.changed]
@@ -139,6 +148,16 @@ class Attempt:
                 self._put(replace(state, status=running, finished=now, error=error))
             elif state.status is NodeStatus.WAITING:
                 self._put(replace(state, status=waiting, finished=now))
+
+
+def _moved(value: Any, here: str, there: str) -> Any:
+    if isinstance(value, str):
+        return there + value[len(here) :] if value == here or value.startswith(here + "/") else value
+    if isinstance(value, list):
+        return [_moved(one, here, there) for one in value]
+    if isinstance(value, dict):
+        return {key: _moved(one, here, there) for key, one in value.items()}
+    return value
 
 
 def death(code: int, memory: int) -> str:

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import selectors
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ from peachctl import files, script, wire
 from peachctl.attempt import Attempt, Verdict, log_text
 from peachctl.errors import PeachError, UnreachableError
 from peachctl.failpoint import fail_point
+from peachctl.names import printable
 from peachctl.runner import Ended, Runner, SupervisorLost, alive
 from peachctl.runtime.job import Job, Reach
 from peachctl.store import Claim, Executor, Released, Status, Store, Wanted
@@ -336,23 +338,29 @@ class ExecuteLoop:
 
     def _script(self, claim: Claim) -> str:
         """The text to run: the file's as far as it may be trusted, else rendered from the row. Raises PeachError."""
-        path = self._options.queue / claim.row.execution_file
-        text = files.read_script(path)
-        header = script.read_header(text) if text is not None else None
+        name = claim.row.execution_file
+        if Path(name).name != name:
+            # Clients write this column too.
+            raise PeachError(f"execution_file {printable(name)!r} is a path, not a name in the queue folder")
+        text = files.read_script(self._options.queue / name)
+        foreign = is_foreign(claim.row.workflow_json)
+        rendered = None if foreign else render_row(claim.row.workflow_json, name)
+        header = script.read_header(text, rendered) if text is not None else None
         if text is not None and header is not None and header.state == "intact":
             return text
         if text is not None and header is not None and header.state == "edited":
             if self._options.edited:
                 return text
             raise PeachError(
-                f"the script {claim.row.execution_file} was edited after it was written",
+                f"the script {printable(name)} was edited after it was written",
                 "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
             )
-        if text is not None and header is None and self._options.edited and is_foreign(claim.row.workflow_json):
-            return text
-        rendered = render_row(claim.row.workflow_json, claim.row.execution_file)
+        if rendered is None:
+            if text is not None and header is None and self._options.edited:
+                return text
+            raise PeachError("the workflow has no nodes", "only `peachctl watch` runs scripts of somebody's own")
         if text is None or header is not None:
-            files.place(self._options.queue, claim.row.execution_file, rendered)
+            files.place(self._options.queue, name, rendered)
             fail_point("execute:rendered")
         return rendered
 
@@ -470,6 +478,7 @@ class ExecuteLoop:
             fail_point("execute:logged")
         folder = files.publish(attempt.folder)
         fail_point("execute:published")
+        attempt.move_outputs(folder)
         future = self._packer.submit(files.pack, folder, self._options.download_files, attempt.claim.id)
         future.add_done_callback(lambda _: self.poke())
         self._packing.append(_Packing(attempt, verdict, future))
@@ -561,19 +570,19 @@ class ExecuteLoop:
         self._next_sweep = time.monotonic() + min(1.0, self._options.sweep)
 
 
+# What was filed was within the limits of its day.
+_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 _MD5 = re.compile(r"_([0-9a-f]{32})_")
 
 
 def render_row(workflow_json: str, execution_file: str) -> str:
     """The script of a row, always the same. Raises PeachError where the row holds no workflow any more."""
     try:
-        workflow = wire.workflow_from_json(workflow_json)
+        workflow = wire.workflow_from_json(workflow_json, _ANY)
     except PeachError as error:
         raise PeachError(
             f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
         ) from error
-    if not workflow.nodes:
-        raise PeachError("the workflow has no nodes")
     found = _MD5.search(execution_file)
     return script.render(workflow, found[1] if found else "")
 
@@ -581,6 +590,6 @@ def render_row(workflow_json: str, execution_file: str) -> str:
 def is_foreign(workflow_json: str) -> bool:
     """Whether the row stands for a script that peachctl did not write (`watch` files it without nodes)."""
     try:
-        return not wire.workflow_from_json(workflow_json).nodes
+        return not wire.workflow_from_json(workflow_json, _ANY).nodes
     except PeachError:
         return False

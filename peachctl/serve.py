@@ -49,6 +49,8 @@ def serve_ingest(ingest: Ingest, *, once: bool) -> None:
     while not stop.asked:
         handled = ingest.step(0.0 if once else 0.5)
         if once and not handled:
+            if ingest.paused is not None:
+                raise PeachError(ingest.paused)
             return
 
 

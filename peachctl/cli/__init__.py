@@ -38,7 +38,7 @@ def _main(
     color: Annotated[str, typer.Option(metavar="auto|always|never", help="Colours in what people read.")] = "auto",
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; tracebacks of errors.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but results and errors.")] = False,
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
@@ -67,5 +67,5 @@ def main() -> None:
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); nothing is wrong, and the exit must not complain again.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         sys.exit(Exit.DONE)

@@ -73,7 +73,7 @@ class Screen:
             self._consoles[stderr] = Console(
                 stderr=stderr,
                 force_terminal=forced,
-                no_color=True if self.color == "never" else None,
+                color_system=None if self.color == "never" else "auto",
                 highlight=False,
                 markup=False,
                 emoji=False,
@@ -190,9 +190,11 @@ def ago(moment: datetime | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """How long something took: `0.4 s`, `3 min 12 s`, `2 h 5 min`."""
+    """How long something took: `35 ms`, `2.4 s`, `3 min 12 s`, `2 h 5 min`."""
     if seconds is None:
         return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = int(seconds)

@@ -34,7 +34,7 @@ def list_(output: Output = Format.TABLE) -> None:
     config = screen.config()
     hub = app.load_hub(config)
     paths = {(one.service.id, one.service.version): one.path for one in hub.services}
-    value = []
+    value: list[dict[str, Any]] = []
     for service in newest(hub):
         [body] = wire.services_to_json([service])
         value.append(

@@ -138,7 +138,8 @@ def run_script(
     screen.config()  # a mistake in it is said before anything runs
     # The script gets an interpreter of its own, as everywhere: nothing of this command's imports is in its way.
     os.execv(  # noqa: S606 - a list, never a shell
-        sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())])
+        sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())]
+    )
 
 
 def submit(
@@ -194,7 +195,7 @@ def decode(
     if output is Shape.JSON:
         screen.format = Format.JSON
     config = screen.config()
-    body, name = app.read_input(file, max(config.limits.message_bytes, 1 << 20))
+    body, name = app.read_input(config, file)
     with named(name):
         if kind is Kind.SERVICES or (kind is Kind.AUTO and _is_services(name, body)):
             _show_services(body, name, output)
@@ -271,7 +272,7 @@ def encode(
     from peachctl import app, wire
 
     config = screen.config()
-    body, name = app.read_input(file, 8 * config.limits.message_bytes)
+    body, name = app.read_input(config, file)
     with named(name):
         try:
             text = body.decode("utf-8")
@@ -308,7 +309,7 @@ def check(
         with named(f"workflow {target}"):
             workflow = wire.workflow_from_json(row.workflow_json)
     else:
-        body, name = app.read_input(target, config.limits.message_bytes)
+        body, name = app.read_input(config, target)
         with named(name):
             workflow = wire.decode_file(body, name, app.limits(config))
     found = app.load_hub(config, hub)

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> "Job":
         values = json.loads(text)
-        reach = {key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("reach").items()}
+        reach: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("reach").items()
+        }
         return cls(**values, reach=Reach(**reach))
 
 

@@ -1,0 +1,99 @@
+"""`init-db`, `config`, global options and exit statuses as real processes."""
+
+import json
+import os
+
+from tests.conftest import DIAMOND, Peach
+
+
+def test_init_db_creates_once_and_check_and_sql_change_nothing(peach: Peach) -> None:
+    assert peach("init-db", "--check", code=1).stdout
+    assert "CREATE TABLE" in peach("init-db", "--sql").stdout.upper()
+    assert not peach.database.exists()
+    peach("init-db")
+    assert peach.database.exists()
+    assert peach.json("init-db", "--check")["steps"] == []
+    peach("init-db")
+
+
+def test_bad_configuration_exits_2_with_file_key_what_is_expected_and_the_nearest_key(peach: Peach) -> None:
+    file = peach.home / "peachctl.toml"
+    file.write_text('[execute]\nslotz = 3\nscheduler = "proceses"\ndrain = "soon"\n')
+    done = peach("config", "check", code=2)
+    for said in ("peachctl.toml", "execute.slotz", "execute.slots", "proceses", "processes", "execute.drain"):
+        assert said in done.stderr, said
+    error = json.loads(peach("queue", "list", "-o", "json", code=2).stderr)["error"]
+    assert error["code"] == 2
+    file.write_text("[execute\n")
+    assert "line 1" in peach("config", "check", code=2).stderr
+    file.unlink()
+    assert "PEACHCTL_EXECUTE__SLOTZ" in peach("config", "check", code=2, PEACHCTL_EXECUTE__SLOTZ="3").stderr
+    assert "nowhere.toml" in peach("--config", "nowhere.toml", "config", "check", code=2).stderr
+
+
+def test_config_show_names_the_source_of_each_value(peach: Peach) -> None:
+    value = peach.json("config", "show", "--sources")
+    assert value["folders.data"] == {"value": str(peach.data), "source": "$PEACHCTL_FOLDERS__DATA"}
+    assert value["execute.max_attempts"] == {"value": 3, "source": "default"}
+
+
+def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach: Peach) -> None:
+    peach("config", "init")
+    file = peach.home / "peachctl.toml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    peach("config", "check")
+    assert "is there already" in peach("config", "init", code=1).stderr
+
+
+def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> None:
+    for key, value in (
+        ("PEACHCTL_DATABASE__URL", "mysql://peach@localhost/peach"),
+        ("PEACHCTL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
+        ("PEACHCTL_EXECUTE__SCHEDULER", "distributed"),
+        ("PEACHCTL_EXECUTE__MEMORY_LIMIT", "1GiB"),
+    ):
+        assert "not in this version yet" in peach("consume", "execute", "--once", code=2, **{key: value}).stderr
+
+
+def test_a_database_that_cannot_be_opened_exits_5_with_one_line(peach: Peach) -> None:
+    peach.data.mkdir()
+    peach.database.write_bytes(b"this is no database, and was never one" * 100)
+    done = peach("queue", "list", code=5)
+    assert str(peach.database) in done.stderr and len(done.stderr.splitlines()) <= 2
+
+
+def test_a_data_folder_that_cannot_be_written_exits_2(peach: Peach) -> None:
+    peach.data.write_text("a file is in the way")
+    assert str(peach.data) in peach("run", peach.file(DIAMOND), code=2).stderr
+
+
+def test_usage_mistakes_exit_2(peach: Peach) -> None:
+    peach("queue", "list", "--statsu", "x", code=2)
+    peach("queue", "list", "--status", "finished", code=2)
+    peach("run", peach.file(DIAMOND), "--scheduler", "many", code=2)
+    peach("nonsense", code=2)
+
+
+def test_colours_follow_the_options_and_the_environment(peach: Peach) -> None:
+    peach("submit", peach.file(DIAMOND))
+    assert "\x1b[" not in peach("queue", "list").stdout
+    assert "\x1b[" in peach("--color", "always", "queue", "list", NO_COLOR="").stdout
+    assert "\x1b[" not in peach("--color", "never", "queue", "list", NO_COLOR="", FORCE_COLOR="1").stdout
+
+
+def test_output_into_a_closed_pipe_is_no_error(peach: Peach) -> None:
+    import subprocess
+    import sys
+
+    for _ in range(3):
+        peach("submit", peach.file(DIAMOND))
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "peachctl", "queue", "list", "-o", "jsonl"],
+        env=peach.environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
