@@ -25,7 +25,7 @@ def test_bad_configuration_exits_2_with_file_key_what_is_expected_and_the_neares
     error = json.loads(peach("queue", "list", "-o", "json", code=2).stderr)["error"]
     assert error["code"] == 2
     file.write_text("[execute\n")
-    assert "line 1" in peach("config", "check", code=2).stderr
+    assert "peachctl.toml:1: is no TOML" in peach("config", "check", code=2).stderr
     file.unlink()
     assert "PEACHCTL_EXECUTE__SLOTZ" in peach("config", "check", code=2, PEACHCTL_EXECUTE__SLOTZ="3").stderr
     assert "nowhere.toml" in peach("--config", "nowhere.toml", "config", "check", code=2).stderr
