@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from peachctl import app, present
+from peachctl.cli import app as command_line
 from peachctl.config import load
 from peachctl.wire import encode_service_config
 from peachctl.workflow import Service, ServiceParameter
@@ -162,6 +164,14 @@ class Peach:
             assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr or "peachctl/cli" not in result.stderr, result.stderr
         return result
+
+    def inside(self, *arguments: object) -> str:
+        """What a command that only shows something prints, without the start of a process. Holds that it ends with 0,
+        or with 1 (a check that found something)."""
+        variables = {key: None for key in os.environ if key.startswith("PEACHCTL_")} | self.environment()
+        done = CliRunner().invoke(command_line, [str(one) for one in arguments], env=variables)
+        assert done.exit_code in (0, 1) and not isinstance(done.exception, Exception), (done.output, done.exception)
+        return done.output
 
     def json(self, *arguments: object, code: int | None = 0, **env: str) -> Any:
         return json.loads(self(*arguments, "-o", "json", code=code, **env).stdout)

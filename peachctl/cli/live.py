@@ -143,9 +143,10 @@ class Story:
             error = event.get("error") or {}
             service = self._services.get((claim.id, event["id"]), "")
             console.print(f"{MARKS['error'][0]} node {printable(event['id'], 60)!r} ({service})", style="red bold")
-            console.print(f"  {error.get('type')}: {error.get('message')}", style="red")
+            message = f"{error.get('type')}: {error.get('message')}"
+            console.print(f"  {printable(message, 2000)}", style="red")
             for line in (error.get("traceback") or "").rstrip().splitlines():
-                console.print(f"  {line}", style="bright_black")
+                console.print(f"  {printable(line, 500)}", style="bright_black")
         elif kind == "ended":
             self._ended(claim, event, title)
 
@@ -157,7 +158,7 @@ class Story:
         if event["status"] == "success":
             console.print(f"  output: {self._config.folders.download_files / event['output_file']}")
             return
-        console.print(f"  {event['reason']}")
+        console.print(f"  {printable(str(event['reason']), 2000)}")
         for line in tail(self._config.folders.workflow_temp, claim.id, 12):
             console.print(f"  | {line}", style="bright_black")
         console.print(f"  all of its log: peachctl queue logs {claim.id}")

@@ -115,7 +115,7 @@ def _detail(console: "Console", value: dict[str, Any], row: "Row", nodes: "list[
     )
     for label, fact in facts:
         if fact is not None:
-            console.print(f"  {label:9}{fact}", soft_wrap=True)
+            console.print(f"  {label:9}{printable(str(fact), 2000)}", soft_wrap=True)
     if nodes:
         console.print()
     grid(
@@ -157,13 +157,21 @@ def logs(
             folder = config.folders.workflow_temp
             text = written.of_workflow(folder, id) if node is None else written.of_node(folder, id, node)
             if len(text) > shown:
-                screen.text(text[shown:] if reveal else mask(text[shown:]))
+                screen.text(_plain(text[shown:] if reveal else mask(text[shown:])))
                 shown = len(text)
             if not follow or latest is None or latest.status.ended:
                 break
             time.sleep(0.3)
     if not shown and not follow:
         screen.say(row.reason or "Nothing was printed.")
+
+
+def _plain(text: str) -> str:
+    """What services print, without what would command a terminal: colours, titles, lines drawn over themselves."""
+    from peachctl.names import printable
+
+    lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+    return "\n".join(printable(line, len(line) + 1) for line in lines)
 
 
 @dlq.command("list")
@@ -205,6 +213,7 @@ def dlq_show(
     """One refused message: why, where in it, and what its bytes are there."""
     from peachctl import app, present
     from peachctl.hexdump import around
+    from peachctl.names import printable
 
     config = screen.config()
     with contextlib.closing(app.open_store(config)) as store:
@@ -222,10 +231,10 @@ def dlq_show(
             ("byte", one.byte_offset),
             ("workflow", one.queue_id),
         )
-        console.print(f"Dead letter {number}: {value['reason']}", style="red", soft_wrap=True)
+        console.print(f"Dead letter {number}: {printable(value['reason'], 2000)}", style="red", soft_wrap=True)
         for label, fact in facts:
             if fact is not None:
-                console.print(f"  {label:9}{fact}", soft_wrap=True)
+                console.print(f"  {label:9}{printable(str(fact), 2000)}", soft_wrap=True)
         if one.byte_offset is not None:
             for line in around(one.body, one.byte_offset, reveal=reveal):
                 console.print(f"  {line}", style="bright_black")

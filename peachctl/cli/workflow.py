@@ -99,15 +99,17 @@ def run(
 def _ended(console: "Console", value: dict[str, Any], folder: Path) -> None:
     from rich.text import Text
 
+    from peachctl.names import printable
+
     line = Text.assemble(f"Workflow {value['id']} ", mark(value["status"]))
     console.print(line)
     if value["reason"]:
-        console.print(f"  {value['reason']}")
+        console.print(f"  {printable(value['reason'], 2000)}")
     for node in value["nodes"]:
         if node["status"] == "error" and node["error"] and node["error"].get("traceback"):
             console.print(f"\n  node {node['id']!r}", style="red")
             for text in node["error"]["traceback"].rstrip().splitlines():
-                console.print(f"  {text}", style="bright_black")
+                console.print(f"  {printable(text, 500)}", style="bright_black")
     console.print(f"  files   {folder}", soft_wrap=True)
     if value["output_path"]:
         console.print(f"  packed  {value['output_path']}", soft_wrap=True)
@@ -278,7 +280,7 @@ def encode(
             text = body.decode("utf-8")
         except UnicodeDecodeError as error:
             raise PeachError(f"not JSON: byte {error.start} is not UTF-8") from error
-        avro = wire.encode_workflow(wire.workflow_from_json(text))
+        avro = wire.encode_workflow(wire.workflow_from_json(text, app.limits(config)))
     if out is not None:
         try:
             out.write_bytes(avro)
@@ -307,7 +309,7 @@ def check(
         if row is None:
             raise StateError(f"there is no workflow {target}", "peachctl queue list")
         with named(f"workflow {target}"):
-            workflow = wire.workflow_from_json(row.workflow_json)
+            workflow = wire.workflow_from_json(row.workflow_json, app.limits(config))
     else:
         body, name = app.read_input(config, target)
         with named(name):
