@@ -142,15 +142,21 @@ class Supervised:
         command = [sys.executable, "-P", "-m", "peachctl.runtime.parent"]
         command += [str(far.fileno()), str(-1 if lock_fd is None else lock_fd), isolation, repr(orders_after)]
         command += [str(os.getpid())]
+        # For tests: as on a host that allows no namespace.
+        command += ["--no-namespace"] if os.environ.get("PEACHCTL_NO_NAMESPACE") else []
         with far:
-            self._process = subprocess.Popen(
-                [*command, *(["--no-namespace"] if os.environ.get("PEACHCTL_NO_NAMESPACE") else [])],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment(os.environ, token),
-                pass_fds=[far.fileno(), *([] if lock_fd is None else [lock_fd])],
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=environment(os.environ, token),
+                    pass_fds=[far.fileno(), *([] if lock_fd is None else [lock_fd])],
+                    start_new_session=True,
+                )
+            except OSError:
+                self._control.close()
+                raise
         _supervisors.add(self._process.pid)
 
     @property
@@ -162,6 +168,7 @@ class Supervised:
         return self._control.fileno()
 
     def start(self, key: str, job: Job, output: Path) -> SupervisedRun:
+        """See `Runner.start`; raises OSError besides, where `output` can't be opened (or is a link)."""
         self._hear()
         if self._lost and self._bury():
             raise SupervisorLost

@@ -188,8 +188,11 @@ class Supervisor:
         if run.kill_at is None and grace > 0:
             try:
                 os.killpg(run.pid, signal.SIGTERM)
-            except ProcessLookupError:  # it has not come to its setsid yet; it takes signals up after that
+            except ProcessLookupError:
+                # It has not come to its setsid yet; it takes signals up after that.
                 os.kill(run.pid, signal.SIGTERM)
+            except PermissionError:  # it has become another user's; its time runs nevertheless
+                pass
         run.kill_at = kill_at if run.kill_at is None else min(run.kill_at, kill_at)
         self._enforce()
 
@@ -358,9 +361,10 @@ def _run(script: str) -> int:
 
     from peachctl.runtime.entry import run_script
 
+    # New ones: the executor's may have been closed, and nobody else's encoding or buffering counts here.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - open as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     faulthandler.enable()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return run_script(script)
 
 
@@ -404,6 +408,8 @@ def main() -> None:
     if lock >= 0:
         os.set_inheritable(lock, False)
     signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)
+    # Whoever started the executor may have ignored it, and then there would be nothing to wait for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     way = namespace.Way.NONE if "--no-namespace" in sys.argv else namespace.possible()
     guard = None
     if way is namespace.Way.NONE:

@@ -29,7 +29,7 @@ def main() -> None:
         ]
         while True:
             rig.runner.beat()
-            select.select([one.fileno() for one in (rig.runner, *runs)], [], [], 0.1)
+            select.select([rig.runner.fileno(), *(run.fileno() for run in runs)], [], [], 0.1)
             for run in runs:
                 for event in run.events():
                     say(key=run.key, **event)
