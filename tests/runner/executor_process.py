@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from peachctl.runner import SupervisorLost
-from tests.runner.conftest import make_job, opened
+from tests.runner.rig import make_job, opened
 
 
 def say(**what: object) -> None:

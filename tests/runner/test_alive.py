@@ -12,7 +12,7 @@ import pytest
 
 from peachctl.errors import StateError
 from peachctl.runner import alive
-from tests.runner.conftest import living, wait_until
+from tests.runner.rig import living, wait_until
 
 
 def dead_proof(folder: Path) -> str:

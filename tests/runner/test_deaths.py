@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from peachctl.runner import SupervisorLost, alive
-from tests.runner.conftest import PRELUDE, Rig, carriers, living, make_job, opened, wait_until
+from tests.runner.rig import PRELUDE, Rig, carriers, living, make_job, opened, wait_until
 
 EXECUTOR = Path(__file__).with_name("executor_process.py")
 
@@ -24,7 +24,8 @@ class Executor:
     """A process that plays the executor, and what it has said so far."""
 
     def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self.rest = b""
         self.said: list[dict[str, Any]] = []
 
     def hear(self, *wanted: str, seconds: float = 20.0) -> dict[str, Any]:
@@ -32,13 +33,15 @@ class Executor:
         assert self.process.stdout is not None
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            ready, _, _ = select.select([self.process.stdout], [], [], 0.2)
-            if ready:
-                line = self.process.stdout.readline()
-                assert line, f"the executor ended; it had said {self.said}"
+            while b"\n" in self.rest:
+                line, self.rest = self.rest.split(b"\n", 1)
                 self.said.append(json.loads(line))
                 if all(key in self.said[-1] for key in wanted):
                     return self.said[-1]
+            if select.select([self.process.stdout], [], [], 0.2)[0]:
+                more = os.read(self.process.stdout.fileno(), 65536)
+                assert more, f"the executor ended; it had said {self.said}"
+                self.rest += more
         raise AssertionError(f"waited in vain for {wanted}; it has said {self.said}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.runner.conftest import Rig, carriers, living, outer, wait_until
+from tests.runner.rig import Rig, carriers, living, outer, wait_until
 
 
 def test_a_namespace_is_used_where_the_host_allows_one(rig: Rig, request: pytest.FixtureRequest) -> None:
