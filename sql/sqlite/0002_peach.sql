@@ -1,7 +1,8 @@
 -- What peachctl remembers beside the table. No foreign key on the queue: clients delete its rows with a plain DELETE.
 
--- Claims: the first row by priority and id (SQLite ends every index with the id), and the first row of each user.
-CREATE INDEX peach_queue_claim ON {queue} (status, priority DESC);
+-- Claims: the first rows by priority and id, with their users; and the first row of each user (SQLite ends every index
+-- with the id).
+CREATE INDEX peach_queue_claim ON {queue} (status, priority DESC, id, user);
 
 CREATE INDEX peach_queue_claim_user ON {queue} (status, priority DESC, user);
 
