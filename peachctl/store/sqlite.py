@@ -347,7 +347,6 @@ class SqliteStore:
             if before is Status.QUEUED:
                 self._attempts.settle_nodes(id, NodeStatus.CANCELLED, NodeStatus.CANCELLED, None)
             self._db.change("DELETE FROM peach_left WHERE queue_id = ?", (id,))
-            self._db.change("DELETE FROM peach_outbox WHERE queue_id = ?", (id,))
             self._attempts.note(id, "it was cancelled", unpacked=False)
         return before
 

@@ -3,7 +3,7 @@
 All of this happens inside of a transaction of the verb that calls it.
 """
 
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class Attempts:
             "UPDATE {queue} SET status = 1, progress = 0, finished_date = ?, output_file = '' WHERE id = ?",
             (columns.NO_DATE, id),
         )
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         self._db.change(
             "INSERT INTO peach_runs (queue_id, attempt, executor, token, host, boot, lease_until, beat, started)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)",

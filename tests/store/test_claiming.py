@@ -1,10 +1,12 @@
 """claim: who is next, and what a claim is."""
 
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from peachctl.store import Entry, Executor, NodeStatus, Status, Store
+from peachctl.store import Claim, Entry, Executor, NodeStatus, Status, Store
 from tests.store.adapters import Client, ids
 from tests.store.conftest import state
 
@@ -50,6 +52,37 @@ def test_an_ended_run_counts_for_nothing(store: Store, file: Callable[..., int],
     (claim,) = store.claim(executor, 1, 30)
     store.finish(claim, Status.SUCCESS, reason=None, output_file="x.tar")
     assert ids(store.claim(executor, 1, 30)) == [second]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_order_of_claims_is_that_of_the_plain_rule(
+    store: Store, entry: Callable[..., Entry], executor: Executor, seed: int
+) -> None:
+    chance = random.Random(seed)
+    users = [f"user{n}" for n in range(chance.randint(1, 6))]
+    limit = chance.choice([None, None, 1, 2])
+    waiting = [entry(chance.choice(users), priority=chance.choice([1, 1, 2])) for _ in range(30)]
+    rows = {filed.id: one for filed, one in zip(store.file(waiting), waiting, strict=True)}
+    running: Counter[str] = Counter()
+    held: list[Claim] = []
+
+    def next_one() -> int | None:
+        free = [id for id, one in rows.items() if limit is None or running[one.user] < limit]
+        return min(free, key=lambda id: (-rows[id].priority, running[rows[id].user], id), default=None)
+
+    while rows:
+        most = chance.randint(1, 4)
+        expected: list[int] = []
+        while len(expected) < most and (id := next_one()) is not None:
+            expected.append(id)
+            running[rows.pop(id).user] += 1
+        claims = store.claim(executor, most, 30, per_user=limit)
+        assert ids(claims) == expected
+        held += claims
+        for claim in chance.sample(held, chance.randint(not expected, len(held))):
+            held.remove(claim)
+            running[claim.row.user] -= 1
+            store.finish(claim, Status.SUCCESS, reason=None, output_file="x")
 
 
 def test_one_who_filed_a_thousand_does_not_stand_before_the_others(

@@ -73,6 +73,16 @@ def test_another_message_at_a_known_origin_stops_with_its_sentence(store: Store,
     assert len(store.rows()) == 1
 
 
+def test_a_topic_that_was_made_anew_begins_a_new_epoch(
+    store: Store, entry: Callable[..., Entry], client: Client
+) -> None:
+    store.file([entry(origin=origin(7)), entry(origin=origin(7, "other"))])
+    client.run("INSERT INTO peach_meta (name, value) VALUES ('epoch:Workflow_ExecuteWorkflow', '1')")
+    assert store.file([entry(origin=origin(7))])[0].new
+    with pytest.raises(StateError, match="made anew"):
+        store.file([entry(origin=origin(7, "other"))])
+
+
 def test_a_message_whose_row_was_deleted_is_not_filed_again(
     store: Store, entry: Callable[..., Entry], client: Client
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from peachctl.errors import ConfigError, UnreachableError
-from peachctl.store import Entry, Executor, Status
+from peachctl.store import Entry, Executor, Status, sqlite_claim
 from peachctl.store.sqlite import SqliteStore, open_store, plan
 from peachctl.store.sqlite_file import system_clock
 from tests.store.adapters import SqliteClient, ids
@@ -194,6 +194,23 @@ def test_an_exception_in_a_transaction_rolls_it_back(path: Path, entry: Callable
             store._db.change("DELETE FROM peach_meta")
             raise KeyboardInterrupt
         assert store.file([entry()])[0].new and store._db.row("SELECT count(*) FROM peach_meta") == (2,)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 4096])
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_every_look_at_the_queue_takes_the_same_rows(
+    path: Path, entry: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch, window: int, most: int
+) -> None:
+    monkeypatch.setattr(sqlite_claim, "WINDOW", window)
+    blocks = ["a"] * 6 + ["B", "b"] * 2 + ["c"] * 5 + ["d"] + ["A"] * 3 + ["", "e\0f", "\U0001f9e0", "e"]
+    with closing(open_store(path)) as store:
+        first = store.file([entry(user) for user in blocks])[0].id
+        taken: list[int] = []
+        while claims := store.claim(EXECUTOR, most, 30):
+            taken += [claim.id - first for claim in claims]
+    heads = [0, 6, 10, 15, 19, 20, 21, 22]
+    assert taken[: len(heads)] == heads
+    assert taken[len(heads) :] == [1, 7, 11, 2, 8, 12, 3, 9, 13, 4, 14, 5, 16, 17, 18]
 
 
 @pytest.mark.parametrize("greedy", [False, True])
