@@ -4,10 +4,11 @@ Both sides of the process boundary need it: the executor to be sure that nothing
 a run. Process numbers are those of the caller's own PID namespace, whichever namespace `/proc` was mounted for.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +125,20 @@ def own_children(depth: int) -> list[Process]:
     return [process for process in found if process is not None]
 
 
+def descendants(roots: Iterable[int], everything: Iterable[Process]) -> list[Process]:
+    """Those of `everything` that are below the processes with the numbers (of `/proc`) `roots`, without these."""
+    below: dict[int, list[Process]] = {}
+    for process in everything:
+        below.setdefault(process.parent, []).append(process)
+    found = []
+    reached = list(roots)
+    while reached:
+        children = below.pop(reached.pop(), [])
+        found += children
+        reached += [child.number for child in children]
+    return found
+
+
 def has_marker(process: Process, marker: bytes) -> bool:
     """Whether a process of our own user was executed with `marker` (`NAME=value`) in its environment."""
     try:
@@ -135,19 +150,22 @@ def has_marker(process: Process, marker: bytes) -> bool:
         return False
 
 
-def kill_marked(process: Process, marker: bytes) -> bool:
-    """SIGKILL to a process, if it carries the marker still when nobody else can have got its number."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except OSError:
-        return False
-    try:
-        if not has_marker(process, marker):
-            return False
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
+def kill_all(victims: Iterable[Process], depth: int) -> int:
+    """SIGKILL to all of these, as far as they are still what they were; returns how many.
+
+    All are got hold of before the first is killed: then none can be mistaken for another that has its number now, and
+    none is missed because its parent has just died.
+    """
+    held = []
+    for process in victims:
+        with contextlib.suppress(OSError):
+            held.append((os.pidfd_open(process.pid), process))
+    killed = 0
+    sure = [descriptor for descriptor, process in held if read_process(process.number, depth) == process]
+    for descriptor in sure:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            killed += 1
+    for descriptor, _ in held:
         os.close(descriptor)
+    return killed

@@ -128,23 +128,24 @@ def is_dead(proof: str) -> bool:
 
 
 def end_strays(token: str) -> int:
-    """Ends (SIGKILL) all processes of our user that were started with this executor's marker in their environment;
-    returns how many. For the end of an executor that is known to be dead, or whose supervisor is."""
+    """Ends (SIGKILL) all processes of our user that were started with this executor's marker in their environment, and
+    what is below them; returns how many. For the end of an executor that is known to be dead, or nobody's any more."""
     marker = f"{MARKER}={token}".encode()
     depth = processes.own_depth()
-    ended: set[int] = set()
+    ended = 0
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
-        found = [
-            process
-            for process in processes.all_processes(depth)
-            if not process.zombie and process.pid != os.getpid() and processes.has_marker(process, marker)
+        everything = [
+            process for process in processes.all_processes(depth) if process.pid != os.getpid() and not process.zombie
         ]
-        if not found:
+        marked = [process for process in everything if processes.has_marker(process, marker)]
+        if not marked:
             break
-        ended.update(process.pid for process in found if processes.kill_marked(process, marker))
+        # Those below may have another environment: once those above are dead, nothing shows whose they are.
+        below = processes.descendants({process.number for process in marked}, everything)
+        ended += processes.kill_all({*marked, *below}, depth)
         time.sleep(0.01)
-    return len(ended)
+    return ended
 
 
 def _is_free(fd: int, token: str) -> bool:

@@ -49,20 +49,15 @@ def _left(marker: bytes, spare: Collection[int]) -> list[processes.Process]:
     depth = processes.own_depth()
     ourselves = processes.read_process("self", depth)
     everything = list(processes.all_processes(depth))
-    below: dict[int, list[processes.Process]] = {}
-    for process in everything:
-        below.setdefault(process.parent, []).append(process)
     found = {}
     if ourselves is not None:
-        reached = [
+        left = [
             process
-            for process in below.get(ourselves.number, [])
-            if process.session != ourselves.session and process.pid not in spare
+            for process in everything
+            if process.parent == ourselves.number and process.session != ourselves.session and process.pid not in spare
         ]
-        while reached:
-            process = reached.pop()
+        for process in [*left, *processes.descendants({one.number for one in left}, everything)]:
             found[process.pid] = process
-            reached += below.get(process.number, [])
     for process in everything:
         # A zombie has no environment any more.
         if process.pid not in found and process.pid != os.getpid() and processes.has_marker(process, marker):

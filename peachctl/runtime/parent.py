@@ -249,23 +249,11 @@ class Supervisor:
             # At once what we see; what it has made in the meantime, or hides behind it, in the rounds that follow.
             self._kill_strays(waiting)
             if waiting and rounds:
-                self._kill_strays(self._below({child.number for child in waiting}))
+                everything = [one for one in processes.all_processes(self._depth) if not one.zombie]
+                self._kill_strays(processes.descendants({child.number for child in waiting}, everything))
             self._reap()
             if len(waiting) == len(strays):
                 return
-
-    def _below(self, numbers: set[int]) -> list[processes.Process]:
-        """All descendants of these processes."""
-        below: dict[int, list[processes.Process]] = {}
-        for process in processes.all_processes(self._depth):
-            below.setdefault(process.parent, []).append(process)
-        found = []
-        reached = list(numbers)
-        while reached:
-            children = below.pop(reached.pop(), [])
-            found += children
-            reached += [child.number for child in children]
-        return [process for process in found if not process.zombie]
 
     def _kill_strays(self, strays: list[processes.Process]) -> None:
         now = time.monotonic()

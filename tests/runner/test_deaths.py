@@ -189,6 +189,7 @@ def test_a_stopped_supervisor_does_not_keep_a_dead_executors_runs_alive(
         started.process.kill()
         wait_until(lambda: alive.is_dead(hello["proof"]))
         assert not list(carriers(hello["token"]))
+        assert living(marker) == []
 
 
 def _below(pid: int) -> list[int]:
