@@ -61,11 +61,11 @@ def open_store(
     file = connect(path, queue_table, timeout, create=create)
     try:
         plan = schema.pending(file)
-        if plan.steps and create and not plan.adopts:
-            schema.apply(file)
-        elif plan.steps:
+        if plan.adopts or (plan.steps and not create):
             what = f"holds a queue of 2017 in {queue_table!r}" if plan.adopts else "has an older schema, or none"
             raise ConfigError(f"{file.name}: the database {what}", "peachctl init-db")
+        file.make_durable()
+        schema.apply(file)
     except BaseException:
         file.close()
         raise
@@ -85,6 +85,8 @@ def migrate(path: Path, queue_table: str = "queue", timeout: float = 30.0) -> sc
     """What `init-db` does: creates, upgrades or adopts. Returns what was done."""
     file = connect(path, queue_table, timeout, create=True)
     try:
+        schema.pending(file)  # raises before anything is changed
+        file.make_durable()
         return schema.apply(file)
     finally:
         file.close()

@@ -68,6 +68,22 @@ class SqliteFile:
     def name(self) -> str:
         return str(self.path)
 
+    def make_durable(self) -> None:
+        """WAL and full synchronisation: once after opening, unless nothing is to be changed, not even the header."""
+        until = time.monotonic() + self._timeout
+        with self._translated():
+            while self._connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                try:
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                    break
+                except sqlite3.OperationalError as error:
+                    # Two that make the same database: this change of mode does not wait for the other's lock by itself.
+                    busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                    if not busy or time.monotonic() > until:
+                        raise
+                    time.sleep(0.01)
+            self._connection.execute("PRAGMA synchronous = FULL")
+
     # For the verbs. `{queue}` in their SQL stands for the table's name, the only thing that ever becomes part of SQL.
 
     def rows(self, sql: LiteralString, values: Values = ()) -> list[Any]:
@@ -198,11 +214,8 @@ def connect(path: Path, queue_table: str, timeout: float, *, create: bool) -> Sq
         connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
     except sqlite3.Error as error:
         raise translated(path, error, timeout) from error
-    try:
-        _prepare(connection, timeout)
-    except sqlite3.Error as error:
-        connection.close()
-        raise translated(path, error, timeout) from error
+    # What a client wrote may be no UTF-8: shown with replacement characters, not an error for the whole list.
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     return SqliteFile(path, queue_table, connection, timeout)
 
 
@@ -210,20 +223,3 @@ def memory(path: Path, queue_table: str) -> SqliteFile:
     """An empty database that stands for one that is not there yet, to see what would have to be done."""
     schema.table_name(queue_table)
     return SqliteFile(path.absolute(), queue_table, sqlite3.connect(":memory:", isolation_level=None), 0)
-
-
-def _prepare(connection: sqlite3.Connection, timeout: float) -> None:
-    # What a client wrote may be no UTF-8: shown with replacement characters, not an error for the whole list.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    until = time.monotonic() + timeout
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as error:
-            # Two that make the same database: this change of mode does not wait for the other's lock by itself.
-            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            if not busy or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-    connection.execute("PRAGMA synchronous = FULL")
