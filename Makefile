@@ -50,7 +50,7 @@ docs: $(VENV)/test.stamp  ## writes what is generated: docs/cli.md, docs/run.svg
 
 lock: $(VENV)/test.stamp  ## resolves the lock files anew (UPGRADE=--upgrade for newer versions)
 	@$(BIN)/uv $(LOCK) --group build -o .ci/run.lock
-	@$(BIN)/uv $(LOCK) --group dev --extra imaging --extra http --extra xnat -c .ci/run.lock -o .ci/test.lock
+	@$(BIN)/uv $(LOCK) --group dev --extra imaging -c .ci/run.lock -o .ci/test.lock
 
 clean:  ## removes what make made, not the data of runs
 	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache

@@ -103,7 +103,7 @@ def test_an_attempt_that_keeps_losing_its_executor_ends_in_error_after_max_attem
     peach("submit", peach.file(counted(peach, 30)[0]))
     for _ in range(2):
         process = peach.start("consume", "execute", PEACHCTL_EXECUTE__MAX_ATTEMPTS="2")
-        peach.until(lambda: is_running(peach, "slow") and len(descendants(process.pid)) > 1)
+        peach.until(lambda pid=process.pid: is_running(peach, "slow") and len(descendants(pid)) > 1)
         process.kill()
         process.wait()
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__MAX_ATTEMPTS="2")
