@@ -1,10 +1,11 @@
-"""How long a workflow's process takes to start, and what the supervisor weighs: `python benchmarks/start.py [COUNT]`.
+"""How long a workflow's process takes to start, and what the supervisor weighs: `python benchmarks/start.py --help`.
 
 From the order to the first report of a script that does nothing else, and to its end. Floors, in the same run and
 from a process with the same imports: a bare fork that writes a byte to a pipe, and for `fresh` a bare interpreter
 that imports dask. Medians in milliseconds, memory in MiB (PSS: what is shared counts in parts).
 """
 
+import argparse
 import importlib
 import os
 import select
@@ -46,12 +47,14 @@ print(*(statistics.median(one) for one in zip(*took)))
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=40, help="warm starts of each kind; a quarter of it fresh (40)")
+    count = parser.parse_args().count
     importlib.import_module("dask")
     floor = subprocess.run([sys.executable, "-c", PREPARED, str(count)], capture_output=True, text=True, check=True)
     fork = [1000 * float(value) for value in floor.stdout.split()]
     interpreter = 1000 * statistics.median(_interpreter() for _ in range(max(3, count // 8)))
-    print(f"{'':28}{'first report':>14}{'end':>10}{'supervisor':>12}")
+    print(f"{'':28}{'first report':>14}{'end':>10}{'to floor':>10}{'supervisor':>12}")
     print(f"{'floor: fork':28}{fork[0]:11.1f} ms{fork[1]:7.1f} ms")
     for isolation in ("warm", "fresh"):
         if isolation == "fresh":
@@ -59,7 +62,8 @@ def main() -> None:
         for way in ("namespace", "fallback"):
             os.environ["PEACHCTL_NO_NAMESPACE"] = "1" if way == "fallback" else ""
             first, end, memory = measure(isolation, count if isolation == "warm" else max(3, count // 4))
-            print(f"{isolation + ', ' + way:28}{first:11.1f} ms{end:7.1f} ms{memory:8.1f} MiB")
+            ratio = first / fork[0] if isolation == "warm" else end / interpreter
+            print(f"{isolation + ', ' + way:28}{first:11.1f} ms{end:7.1f} ms{ratio:8.1f} x{memory:8.1f} MiB")
 
 
 def measure(isolation: str, count: int) -> tuple[float, float, float]:

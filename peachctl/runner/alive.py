@@ -7,6 +7,7 @@ nobody any more. A process number that can't be seen would prove nothing: contai
 processes.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -29,6 +30,8 @@ MARKER = "PEACHCTL_EXECUTOR"
 _NAME = re.compile(r"[0-9a-f]{32}\.lock\Z")
 _PATIENCE = 5.0
 """Seconds that a supervisor has to end its runs after its executor's death, before they are ended from outside."""
+_FORGOTTEN = 7 * 24 * 3600
+"""Seconds after which the lock of a dead executor says nothing any more: its leases have run out long ago."""
 
 _held: set[str] = set()
 _known_dead: set[str] = set()
@@ -73,6 +76,7 @@ def take(folder: Path) -> Held:
     directory = _open_folder(folder)
     name = f"{token}.lock"
     try:
+        _sweep(directory)
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     finally:
         os.close(directory)
@@ -146,6 +150,20 @@ def end_strays(token: str) -> int:
         ended += processes.kill_all({*marked, *below}, depth)
         time.sleep(0.01)
     return ended
+
+
+def _sweep(directory: int) -> None:
+    """Removes locks of executors that died long ago and of which no database seems to know."""
+    for name in os.listdir(directory):
+        if not _NAME.match(name) or name.removesuffix(".lock") in _held:
+            continue
+        with contextlib.suppress(OSError):
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                if time.time() - os.fstat(fd).st_mtime > _FORGOTTEN and _try(fcntl.flock, fd):
+                    os.unlink(name, dir_fd=directory)
+            finally:
+                os.close(fd)
 
 
 def _is_free(fd: int, token: str) -> bool:

@@ -45,6 +45,20 @@ def test_a_living_process_is_not_dead_even_for_itself(tmp_path: Path) -> None:
     assert not held.path.exists()
 
 
+def test_locks_of_executors_that_died_long_ago_are_swept_away(tmp_path: Path) -> None:
+    living = alive.take(tmp_path)
+    recent = Path(json.loads(dead_proof(tmp_path))["path"])
+    old = Path(json.loads(dead_proof(tmp_path))["path"])
+    other = tmp_path / "other"
+    other.touch()
+    for path in (living.path, old, other):
+        os.utime(path, (0, 0))
+    program = "import sys, pathlib; from peachctl.runner import alive; alive.take(pathlib.Path(sys.argv[1])).release()"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    assert sorted(tmp_path.iterdir()) == sorted([living.path, recent, other])
+    living.release()
+
+
 def test_each_start_has_its_own_token_and_a_lock_that_only_it_may_touch(tmp_path: Path) -> None:
     folder = tmp_path / "runtime" / "peachctl"
     one, other = alive.take(folder), alive.take(folder)
@@ -126,7 +140,7 @@ def test_what_holds_the_lock_of_a_dead_executor_lives_until_its_time_is_over(
     command = [sys.executable, "-c", program, str(tmp_path), marker]
     proof = subprocess.run(command, capture_output=True, text=True).stdout
     assert not alive.is_dead(proof)
-    assert len(living(marker)) == 1
+    wait_until(lambda: len(living(marker)) == 1)  # a program has no arguments yet at the moment at which it starts
     monkeypatch.setattr(alive, "_PATIENCE", 0.3)
     wait_until(lambda: alive.is_dead(proof))
     assert living(marker) == []
