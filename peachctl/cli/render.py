@@ -153,7 +153,9 @@ def mark(status: str) -> Any:
     from rich.text import Text
 
     sign, style = MARKS.get(status, (" ", ""))
-    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+    # Not sys.stdout: rich stands in for it while something is live.
+    stream = sys.__stdout__
+    if stream is None or (stream.encoding or "").lower().replace("-", "") != "utf8":
         sign = sign if sign.isascii() else " "
     return Text(f"{sign} {status}", style=style)
 

@@ -108,7 +108,7 @@ def with_deleted_row(peach: Peach, point: str) -> None:
 
 
 def while_draining(peach: Peach, point: str) -> None:
-    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["4"], "a"))))
+    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["1.5"], "a"))))
     process = peach.start("consume", "execute", PEACHCTL_FAILPOINT=point, PEACHCTL_EXECUTE__DRAIN="0.1s")
     peach.until(lambda: [one for row in peach.rows() for one in running_nodes(peach, row["id"])])
     process.terminate()
