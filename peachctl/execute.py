@@ -36,7 +36,7 @@ from peachctl.failpoint import fail_point
 from peachctl.names import printable
 from peachctl.runner import Ended, Runner, SupervisorLost, alive
 from peachctl.runtime.job import Job, Reach
-from peachctl.store import Claim, Executor, Released, Status, Store, Wanted
+from peachctl.store import Claim, Executor, NodeState, Released, Status, Store, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,16 @@ class _Packing:
     future: "Future[str]"
 
 
+@dataclass(slots=True)
+class _End:
+    """An end that is still to be written into the row."""
+
+    claim: Claim
+    verdict: Verdict
+    output_file: str
+    nodes: list[NodeState] = field(default_factory=list)
+
+
 class ExecuteLoop:
     """Claims, runs and ends workflows until told to drain. One thread; `step` is called again and again.
 
@@ -112,7 +122,7 @@ class ExecuteLoop:
         self._runner: Runner | None = None
         self._attempts: dict[str, Attempt] = {}
         self._packing: list[_Packing] = []
-        self._unwritten: list[tuple[Attempt, Verdict, str]] = []
+        self._unwritten: list[_End] = []
         self._packer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pack")
         self._selector = selectors.DefaultSelector()
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -124,6 +134,7 @@ class ExecuteLoop:
         self._draining_until: float | None = None
         self._paused: str | None = None
         self._joined = False
+        self._open_at = 0.0
         self.idle = False
         """Whether the last look into the queue found nothing to claim."""
 
@@ -201,8 +212,14 @@ class ExecuteLoop:
             self._store.join(self._executor)
             fail_point("execute:joined")
             self._joined = True
-        if self._runner is None:
-            self._runner = self._open_runner(self._options.orders_after)
+        if self._runner is None and time.monotonic() >= self._open_at:
+            # Where supervisors die as they start, a loop that opens one after the other would help nobody.
+            self._open_at = time.monotonic() + self._options.beat
+            try:
+                self._runner = self._open_runner(self._options.orders_after)
+            except OSError as error:
+                self._pause(f"the process that starts workflows cannot be started: {error}")
+                return
             self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
 
     def _beat(self) -> None:
@@ -216,14 +233,15 @@ class ExecuteLoop:
         self._next_beat = now + self._options.beat
         claims = [attempt.claim for attempt in self._attempts.values()]
         claims += [packing.attempt.claim for packing in self._packing]
+        claims += [end.claim for end in self._unwritten]
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         self._renewed = now
         if self._paused:
             logger.info("going on")
             self._paused = None
-        assert self._runner is not None
-        self._runner.beat()
+        if self._runner is not None:
+            self._runner.beat()
         for attempt in self._attempts.values():
             want = wanted.get(attempt.claim, Wanted.GO_ON)
             if want is not Wanted.GO_ON and attempt.wanted is Wanted.GO_ON:
@@ -279,6 +297,8 @@ class ExecuteLoop:
         free = self._options.slots - len(self._attempts)
         if not self._look or (self._alone and self._only is None) or self.draining or free <= 0:
             return
+        if self._runner is None:
+            return
         self._look = False
         space = files.free_space(self._options.workflow_temp)
         if space < self._options.free_space:
@@ -305,12 +325,16 @@ class ExecuteLoop:
             text = self._script(claim)
             folder = files.prepare_attempt(options.workflow_temp, claim.id, claim.attempt, claim.resumed)
             fail_point("execute:prepared")
+            copy = folder.folder.parent / "script.py"
+            files.write(copy, text)
+            fail_point("execute:written")
+        except files.DiskFull as error:
+            self._pause(error.message)
+            self._hand_back(claim, vanished=False, reason=error.message)
+            return
         except (PeachError, OSError) as error:
             self._end_without_run(claim, str(error))
             return
-        copy = folder.folder.parent / "script.py"
-        files.write(copy, text)
-        fail_point("execute:written")
         attempt = Attempt(claim, folder, str(copy))
         job = Job(
             queue_id=claim.id,
@@ -327,10 +351,20 @@ class ExecuteLoop:
             debug=options.debug,
             reach=options.reach,
         )
-        assert self._runner is not None
         self._attempts[attempt.key] = attempt
-        attempt.run = self._runner.start(attempt.key, job, folder.output)
-        fail_point("execute:started")
+        try:
+            if self._runner is None:
+                raise SupervisorLost
+            attempt.run = self._runner.start(attempt.key, job, folder.output)
+            fail_point("execute:started")
+        except SupervisorLost:
+            # The others of this batch want their claims looked after too.
+            self._supervisor_lost()
+            return
+        except OSError as error:
+            self._attempts.pop(attempt.key)
+            self._end_without_run(claim, f"its process cannot be started: {error}")
+            return
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
         self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
@@ -372,9 +406,8 @@ class ExecuteLoop:
             fail_point("execute:failure-packed")
         except (PeachError, OSError) as error:
             logger.warning("workflow %d: its log could not be packed: %s", claim.id, error)
-        self._store.finish(claim, Status.ERROR, reason=reason, output_file=name)
-        fail_point("execute:refused")
-        self._observer(claim, {"event": "ended", "status": "error", "reason": reason, "output_file": name})
+        self._unwritten.append(_End(claim, Verdict(Status.ERROR, reason), name))
+        self.poke()
 
     def _limits(self) -> None:
         now = time.monotonic()
@@ -454,8 +487,7 @@ class ExecuteLoop:
         if attempt.wanted in (Wanted.DELETED, Wanted.LOST):
             self._attempts.pop(attempt.key)
             if attempt.wanted is Wanted.DELETED:
-                files.remove_workflow(self._options.workflow_temp, attempt.claim.id)
-                fail_point("execute:removed")
+                self._remove(attempt.claim.id)
             self._observer(
                 attempt.claim,
                 {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""},
@@ -472,12 +504,19 @@ class ExecuteLoop:
         self._publish(attempt, verdict)
 
     def _publish(self, attempt: Attempt, verdict: Verdict) -> None:
-        if verdict.status is not Status.SUCCESS:
-            text = log_text(attempt.claim, verdict, attempt.nodes.values())
-            files.write(attempt.folder.folder / "peachctl.log", text)
-            fail_point("execute:logged")
-        folder = files.publish(attempt.folder)
-        fail_point("execute:published")
+        try:
+            if verdict.status is not Status.SUCCESS:
+                text = log_text(attempt.claim, verdict, attempt.nodes.values())
+                files.write(attempt.folder.folder / files.LOG, text)
+                fail_point("execute:logged")
+            folder = files.publish(attempt.folder)
+            fail_point("execute:published")
+        except (PeachError, OSError) as error:
+            logger.warning("workflow %d: %s", attempt.claim.id, error)
+            reason = f"{verdict.reason}; and its" if verdict.reason else "its"
+            failed = Verdict(Status.ERROR, f"{reason} output could not be published: {error}")
+            self._unwritten.append(_End(attempt.claim, failed, "", list(attempt.nodes.values())))
+            return
         attempt.move_outputs(folder)
         future = self._packer.submit(files.pack, folder, self._options.download_files, attempt.claim.id)
         future.add_done_callback(lambda _: self.poke())
@@ -491,39 +530,50 @@ class ExecuteLoop:
                 name = packing.future.result()
                 fail_point("execute:packed")
             except (PeachError, OSError) as error:
-                verdict = Verdict(Status.ERROR, f"its output could not be packed: {error}")
-            self._unwritten.append((packing.attempt, verdict, name))
+                reason = f"{verdict.reason}; and its" if verdict.reason else "its"
+                verdict = Verdict(Status.ERROR, f"{reason} output could not be packed: {error}")
+            nodes = list(packing.attempt.nodes.values())
+            self._unwritten.append(_End(packing.attempt.claim, verdict, name, nodes))
         still = []
-        for attempt, verdict, name in self._unwritten:
+        for end in self._unwritten:
             try:
                 held = self._store.finish(
-                    attempt.claim,
-                    verdict.status,
-                    reason=verdict.reason,
-                    output_file=name,
-                    nodes=list(attempt.nodes.values()),
+                    end.claim,
+                    end.verdict.status,
+                    reason=end.verdict.reason,
+                    output_file=end.output_file,
+                    nodes=end.nodes,
                 )
                 fail_point("execute:finished")
             except UnreachableError as error:
                 self._pause(error.message)
-                still.append((attempt, verdict, name))
+                still.append(end)
                 continue
-            self._say_ended(attempt, verdict, name, held=held)
+            self._say_ended(end, held=held)
         self._unwritten = still
 
-    def _say_ended(self, attempt: Attempt, verdict: Verdict, name: str, *, held: bool) -> None:
-        claim = attempt.claim
+    def _say_ended(self, end: _End, *, held: bool) -> None:
+        claim, verdict = end.claim, end.verdict
         if not held:
-            logger.warning("workflow %d: the claim was lost before its end could be written", claim.id)
+            logger.warning("workflow %d: cancelled, deleted or taken over before its end could be written", claim.id)
         elif verdict.status is not Status.SUCCESS:
-            logger.warning("workflow %d: %s: %s", claim.id, verdict.status.word, verdict.reason)
+            logger.warning("workflow %d: %s: %s", claim.id, verdict.status.word, printable(verdict.reason or "", 500))
         else:
             logger.info("workflow %d: success", claim.id)
         self._observer(
             claim,
-            {"event": "ended", "status": verdict.status.word, "reason": verdict.reason, "output_file": name},
+            {"event": "ended", "status": verdict.status.word, "reason": verdict.reason, "output_file": end.output_file},
         )
         self._look = True
+
+    def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
+        try:
+            self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
+            fail_point("execute:given-back")
+        except UnreachableError as error:
+            # The lease runs out, or our lock is found free: somebody gives it back for us.
+            logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
+        self._observer(claim, {"event": "given back", "reason": reason})
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)
@@ -531,15 +581,17 @@ class ExecuteLoop:
         try:
             self._store.report(attempt.claim, None, attempt.take_changes())
             fail_point("execute:last-reported")
-            self._store.give_back(
-                attempt.claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason
-            )
-            fail_point("execute:given-back")
         except UnreachableError as error:
-            # The lease runs out, or our lock is found free: somebody gives it back for us.
-            logger.warning("workflow %d could not be given back: %s", attempt.claim.id, error.message)
-        self._observer(attempt.claim, {"event": "given back", "reason": reason})
+            logger.warning("workflow %d: %s", attempt.claim.id, error.message)
+        self._hand_back(attempt.claim, vanished=vanished, reason=reason)
         self._look = True
+
+    def _remove(self, id: int) -> None:
+        try:
+            files.remove_workflow(self._options.workflow_temp, id)
+            fail_point("execute:removed")
+        except (PeachError, OSError) as error:
+            logger.warning("workflow %d: %s", id, error)
 
     def _close_run(self, attempt: Attempt) -> None:
         if attempt.run is not None:
@@ -554,14 +606,14 @@ class ExecuteLoop:
             self._runner.close()
             self._runner = None
         for attempt in list(self._attempts.values()):
+            self._hear(attempt)
             if attempt.wanted is Wanted.CANCELLED or attempt.heard_end:
-                self._hear(attempt)
                 self._close_run(attempt)
                 self._attempts.pop(attempt.key)
                 self._publish(attempt, attempt.verdict(0, 0))
             else:
-                self._hear(attempt)
-                self._give_back(attempt, vanished=True, reason="the process that starts workflows died")
+                started = attempt.run is not None
+                self._give_back(attempt, vanished=started, reason="the process that starts workflows died")
 
     def _pause(self, why: str) -> None:
         if self._paused != why:

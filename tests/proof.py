@@ -14,6 +14,7 @@ import os
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,16 +95,15 @@ def kills(arguments: argparse.Namespace) -> int:
 
 def hit(peach: "Peach", chance: random.Random) -> int:
     """Starts an executor and kills it, or its warm parent, at a random moment. 1 when something was hit."""
-    import psutil
-
     process = peach.start("consume", "execute", "--once")
     time.sleep(chance.uniform(0.05, 2.5))
     struck = False
-    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-        victim = chance.choice([psutil.Process(process.pid), *psutil.Process(process.pid).children()])
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        victim = chance.choice([process.pid, *map(int, children)])
         struck = process.poll() is None
-        victim.kill()
-        if victim.pid != process.pid:
+        os.kill(victim, signal.SIGKILL)
+        if victim != process.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(chance.uniform(0.5, 3))
             process.kill()

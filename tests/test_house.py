@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.conftest import Peach
 
-HEAVY = {"kafka", "dask", "mysql", "watchdog", "fsspec", "fissix", "psutil"}
+HEAVY = {"kafka", "dask", "mysql", "watchdog", "fsspec", "fissix"}
 
 # What a command has loaded when it has ended, and what `import typer` alone had loaded before.
 PROBE = """

@@ -190,7 +190,6 @@ SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
     "execute:logged": in_failing,
     "execute:rendered": with_lost_script,
     "execute:failure-packed": with_edited_script,
-    "execute:refused": with_edited_script,
     "execute:refusal-packed": with_unpacked_refusal,
     "execute:refusal-attached": with_unpacked_refusal,
     "execute:removed": with_deleted_row,
