@@ -207,8 +207,10 @@ def execute_loop(
     try:
         yield loop, executor
     finally:
-        loop.close()
-        held.release()
+        if loop.close():
+            held.release()
+        else:
+            os.close(held.fd)  # its file stays: that it can be locked proves that this executor is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +283,6 @@ def run_file(
     store = open_store(config)
     opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
     with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
-        store.join(executor)
-        fail_point("run:joined")
-        claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
-        fail_point("run:filed")
         asked: list[int] = []
 
         def stop(signum: int, _frame: object) -> None:
@@ -293,6 +291,10 @@ def run_file(
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            store.join(executor)
+            fail_point("run:joined")
+            claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
+            fail_point("run:filed")
             loop.adopt(claim)
             cancelled = 0
             while loop.busy or _unfinished(store, claim):

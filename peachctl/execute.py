@@ -17,6 +17,7 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 crash in between leaves a row in processing whose next attempt finds all nodes done, publishes and packs again.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -81,7 +82,9 @@ class Options:
 class _Packing:
     attempt: Attempt
     verdict: Verdict
-    future: "Future[str]"
+    folder: Path
+    future: "Future[str]" = field(default_factory=Future)
+    again_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -123,6 +126,7 @@ class ExecuteLoop:
         self._attempts: dict[str, Attempt] = {}
         self._packing: list[_Packing] = []
         self._unwritten: list[_End] = []
+        self._refusals: list[tuple[int, Future[str]]] = []
         self._packer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pack")
         self._selector = selectors.DefaultSelector()
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -132,7 +136,11 @@ class ExecuteLoop:
         self._next_beat = 0.0
         self._look = True
         self._draining_until: float | None = None
-        self._paused: str | None = None
+        self.paused: str | None = None
+        """Why nothing is started at the moment, None while all is well."""
+        self._claim_at = 0.0
+        self._closing = False
+        self._owed = False
         self._joined = False
         self._open_at = 0.0
         self.idle = False
@@ -143,15 +151,19 @@ class ExecuteLoop:
     @property
     def busy(self) -> int:
         """Workflows that are run or packed now."""
-        return len(self._attempts) + len(self._packing) + len(self._unwritten)
+        return len(self._attempts) + len(self._packing) + len(self._unwritten) + len(self._refusals)
 
     @property
     def draining(self) -> bool:
         return self._draining_until is not None
 
+    def _look_again(self) -> None:
+        self._look, self.idle = True, False
+
     def poke(self) -> None:
         """Says that there may be work; safe from signal handlers and other threads."""
-        os.eventfd_write(self.wake, 1)
+        with contextlib.suppress(OSError):  # closed: a signal came late
+            os.eventfd_write(self.wake, 1)
 
     def drain(self, *, at_once: bool = False) -> None:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
@@ -178,6 +190,8 @@ class ExecuteLoop:
             self._claim()
         except UnreachableError as error:
             self._pause(error.message)
+        except (files.FilesError, OSError) as error:
+            self._pause(str(error))
         except SupervisorLost:
             self._supervisor_lost()
         self._limits()
@@ -186,8 +200,10 @@ class ExecuteLoop:
         self._write_changes()
         self._collect_packed()
 
-    def close(self) -> None:
-        """Ends what still runs at once (their rows go back to the queue) and the supervisor."""
+    def close(self) -> bool:
+        """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
+        is left to be done for this executor; else whoever finds its lock free does it."""
+        self._closing = True
         for attempt in list(self._attempts.values()):
             attempt.drained = True
         if self._runner is not None:
@@ -196,14 +212,17 @@ class ExecuteLoop:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         self._packer.shutdown(wait=True)
         self._collect_packed()
-        if self._joined and not self._unwritten:
+        done = not (self._unwritten or self._packing or self._owed)
+        if self._joined and done:
             try:
                 self._store.leave(self._executor)
                 fail_point("execute:left")
             except UnreachableError as error:
                 logger.warning("could not sign off: %s", error.message)
+                done = False
         self._selector.close()
         os.close(self.wake)
+        return done
 
     # The steps
 
@@ -237,9 +256,9 @@ class ExecuteLoop:
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         self._renewed = now
-        if self._paused:
+        if self.paused:
             logger.info("going on")
-            self._paused = None
+            self.paused = None
         if self._runner is not None:
             self._runner.beat()
         for attempt in self._attempts.values():
@@ -255,7 +274,7 @@ class ExecuteLoop:
         if now < self._next_sweep:
             return
         self._next_sweep = now + self._options.sweep
-        self._look = True
+        self._look_again()
         dead = [
             other.token
             for other in self._store.executors()
@@ -277,27 +296,41 @@ class ExecuteLoop:
         logger.warning("workflow %d: its executor on %s vanished (attempt %d); %s", one.id, one.host, one.attempt, what)
 
     def _pack_unpacked(self) -> None:
-        """Rows that ended without a run (refused, attempts used up) get a packed output that says why."""
+        """Rows that ended without a run (refused, attempts used up) get a packed output that says why. Their folders
+        may be large: the packer does it, while the loop beats on."""
+        if self._refusals or self.draining:
+            return
         for row in self._store.unpacked(20):
+            future = self._packer.submit(
+                files.write_refusal,
+                self._options.workflow_temp,
+                self._options.download_files,
+                row.id,
+                row.reason or "no reason is known",
+            )
+            future.add_done_callback(lambda _: self.poke())
+            self._refusals.append((row.id, future))
+
+    def _attach_refusals(self) -> None:
+        for id, future in [one for one in self._refusals if one[1].done()]:
+            self._refusals.remove((id, future))
             try:
-                name = files.write_refusal(
-                    self._options.workflow_temp,
-                    self._options.download_files,
-                    row.id,
-                    row.reason or "no reason is known",
-                )
+                name = future.result()
                 fail_point("execute:refusal-packed")
-                self._store.attach(row.id, name)
+                self._store.attach(id, name)
                 fail_point("execute:refusal-attached")
+                now = self._store.get(id)
+                if now is None or now.output_file != name:
+                    # Somebody else was faster, or the row was deleted.
+                    (self._options.download_files / name).unlink(missing_ok=True)
             except (PeachError, OSError) as error:
-                logger.warning("workflow %d: %s", row.id, error)
-                return
+                logger.warning("workflow %d: %s", id, error)
 
     def _claim(self) -> None:
         free = self._options.slots - len(self._attempts)
         if not self._look or (self._alone and self._only is None) or self.draining or free <= 0:
             return
-        if self._runner is None:
+        if self._runner is None or time.monotonic() < self._claim_at:
             return
         self._look = False
         space = files.free_space(self._options.workflow_temp)
@@ -328,12 +361,14 @@ class ExecuteLoop:
             copy = folder.folder.parent / "script.py"
             files.write(copy, text)
             fail_point("execute:written")
-        except files.DiskFull as error:
-            self._pause(error.message)
-            self._hand_back(claim, vanished=False, reason=error.message)
+        except (files.FilesError, OSError) as error:
+            # The host's fault, not the workflow's: a full disk does not count, anything else does, so that it ends.
+            self._claim_at = time.monotonic() + 5.0
+            self._pause(str(error))
+            self._hand_back(claim, vanished=not isinstance(error, files.DiskFull), reason=str(error))
             return
-        except (PeachError, OSError) as error:
-            self._end_without_run(claim, str(error))
+        except Exception as error:  # noqa: BLE001 - one row must not end the executor, nor the rest of its batch
+            self._end_without_run(claim, str(error) or type(error).__name__)
             return
         attempt = Attempt(claim, folder, str(copy))
         job = Job(
@@ -363,7 +398,9 @@ class ExecuteLoop:
             return
         except OSError as error:
             self._attempts.pop(attempt.key)
-            self._end_without_run(claim, f"its process cannot be started: {error}")
+            self._claim_at = time.monotonic() + 5.0
+            self._pause(f"no process can be started: {error}")
+            self._hand_back(claim, vanished=True, reason=f"its process cannot be started: {error}")
             return
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
@@ -373,7 +410,7 @@ class ExecuteLoop:
     def _script(self, claim: Claim) -> str:
         """The text to run: the file's as far as it may be trusted, else rendered from the row. Raises PeachError."""
         name = claim.row.execution_file
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             # Clients write this column too.
             raise PeachError(f"execution_file {printable(name)!r} is a path, not a name in the queue folder")
         text = files.read_script(self._options.queue / name)
@@ -437,7 +474,7 @@ class ExecuteLoop:
 
     def _woken(self) -> None:
         os.eventfd_read(self.wake)
-        self._look = True
+        self._look_again()
 
     def _hear(self, attempt: Attempt) -> None:
         if attempt.run is None:
@@ -445,10 +482,11 @@ class ExecuteLoop:
         for event in attempt.run.events():
             try:
                 attempt.hear(event)
-            except (KeyError, TypeError, ValueError):
+            except Exception:  # noqa: BLE001 - services can write what they like into the pipe
                 logger.warning("workflow %d: its run reported something that makes no sense", attempt.claim.id)
                 continue
-            self._observer(attempt.claim, event)
+            if event.get("event") in ("graph", "node", "progress", "log"):
+                self._observer(attempt.claim, event)
 
     def _write_changes(self) -> None:
         """Progress and nodes, at most every 0.2 s for one run; the rest with its end."""
@@ -478,7 +516,7 @@ class ExecuteLoop:
             attempt = self._attempts.get(end.key)
             if attempt is not None:
                 self._run_ended(attempt, end)
-        self._look = True
+        self._look_again()
 
     def _run_ended(self, attempt: Attempt, end: Ended) -> None:
         self._hear(attempt)
@@ -496,7 +534,9 @@ class ExecuteLoop:
         if attempt.drained and not done and attempt.wanted is Wanted.GO_ON:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
             return
-        if attempt.starved and end.code < 0 and not done and attempt.wanted is Wanted.GO_ON:
+        # Also where this very step stalled (a locked database): the supervisor heard no beat meanwhile.
+        starved = attempt.starved or time.monotonic() - self._renewed > self._options.orders_after
+        if starved and end.code < 0 and not done and attempt.wanted is Wanted.GO_ON:
             self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
             return
         verdict = attempt.verdict(end.code, end.memory)
@@ -511,27 +551,40 @@ class ExecuteLoop:
                 fail_point("execute:logged")
             folder = files.publish(attempt.folder)
             fail_point("execute:published")
-        except (PeachError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a service may have done anything to its folder
             logger.warning("workflow %d: %s", attempt.claim.id, error)
             reason = f"{verdict.reason}; and its" if verdict.reason else "its"
             failed = Verdict(Status.ERROR, f"{reason} output could not be published: {error}")
             self._unwritten.append(_End(attempt.claim, failed, "", list(attempt.nodes.values())))
             return
         attempt.move_outputs(folder)
-        future = self._packer.submit(files.pack, folder, self._options.download_files, attempt.claim.id)
-        future.add_done_callback(lambda _: self.poke())
-        self._packing.append(_Packing(attempt, verdict, future))
+        packing = _Packing(attempt, verdict, folder)
+        self._pack(packing)
+        self._packing.append(packing)
+
+    def _pack(self, packing: _Packing) -> None:
+        options, id = self._options, packing.attempt.claim.id
+        packing.future = self._packer.submit(files.pack, packing.folder, options.download_files, id)
+        packing.future.add_done_callback(lambda _: self.poke())
 
     def _collect_packed(self) -> None:
+        self._attach_refusals()
         for packing in [one for one in self._packing if one.future.done()]:
-            self._packing.remove(packing)
             verdict, name = packing.verdict, ""
             try:
                 name = packing.future.result()
                 fail_point("execute:packed")
-            except (PeachError, OSError) as error:
+            except files.DiskFull as error:
+                # It is a matter of time, not of the workflow; the claim is renewed meanwhile.
+                self._pause(error.message)
+                if time.monotonic() >= packing.again_at and not self._closing:
+                    packing.again_at = time.monotonic() + 5.0
+                    self._pack(packing)
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, the workflow's end must be written
                 reason = f"{verdict.reason}; and its" if verdict.reason else "its"
                 verdict = Verdict(Status.ERROR, f"{reason} output could not be packed: {error}")
+            self._packing.remove(packing)
             nodes = list(packing.attempt.nodes.values())
             self._unwritten.append(_End(packing.attempt.claim, verdict, name, nodes))
         still = []
@@ -564,7 +617,7 @@ class ExecuteLoop:
             claim,
             {"event": "ended", "status": verdict.status.word, "reason": verdict.reason, "output_file": end.output_file},
         )
-        self._look = True
+        self._look_again()
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
         try:
@@ -573,6 +626,7 @@ class ExecuteLoop:
         except UnreachableError as error:
             # The lease runs out, or our lock is found free: somebody gives it back for us.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
+            self._owed = True
         self._observer(claim, {"event": "given back", "reason": reason})
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
@@ -584,7 +638,7 @@ class ExecuteLoop:
         except UnreachableError as error:
             logger.warning("workflow %d: %s", attempt.claim.id, error.message)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
-        self._look = True
+        self._look_again()
 
     def _remove(self, id: int) -> None:
         try:
@@ -616,9 +670,9 @@ class ExecuteLoop:
                 self._give_back(attempt, vanished=started, reason="the process that starts workflows died")
 
     def _pause(self, why: str) -> None:
-        if self._paused != why:
+        if self.paused != why:
             logger.warning("%s", why)
-            self._paused = why
+            self.paused = why
         self._next_sweep = time.monotonic() + min(1.0, self._options.sweep)
 
 

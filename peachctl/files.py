@@ -266,7 +266,10 @@ def prepare_attempt(workflow_temp: Path, id: int, attempt: int, resumed: bool) -
             _remove(home)
         make_folder(home)
         mine = home / str(attempt)
-        earlier = [path for number, path in _attempts(home) if number != attempt]
+        found = _attempts(home)
+        if found and found[0][0] > attempt:
+            raise FilesError(f"workflow {id}: attempt {attempt} was overtaken by attempt {found[0][0]}")
+        earlier = [path for number, path in found if number < attempt]
         if resumed and earlier and not mine.exists():
             earlier.pop(0).rename(mine)
         for path in earlier:

@@ -10,7 +10,7 @@ from typing import Any
 
 from peachctl import files, script, wire
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import PeachError
+from peachctl.errors import PeachError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -75,8 +75,11 @@ def serve(
         loop.step(0.0 if handled else 1.0)
         if stop.asked and not loop.busy:
             return
-        if once and not handled and loop.idle and not loop.busy:
-            return
+        if once and not handled and not loop.busy:
+            if loop.idle and not (scripts is not None and scripts.saved):
+                return
+            if loop.paused is not None:
+                raise PeachError(loop.paused)
 
 
 @dataclass(slots=True)
@@ -94,10 +97,12 @@ class Scripts:
     existing: bool = False
     ran: dict[str, tuple[int, int]] = field(default_factory=dict)
     saved: dict[str, ScriptSeen] = field(default_factory=dict)
+    first: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look_around(self) -> None:
         """At the start: our own scripts without a row get one; others only with `--existing`."""
         for seen in self.bus.scripts():
+            self.first[seen.name] = (seen.mtime_ns, seen.inode)
             if self.store.find(seen.name) is None:
                 self._file(seen, foreign=self.existing)
 
@@ -116,19 +121,45 @@ class Scripts:
         for seen in self.bus.changed():
             self.saved[seen.name] = seen
         for name, seen in list(self.saved.items()):
-            row = self.store.find(name)
-            if row is None:
-                self._file(seen, foreign=True)
-            elif row.status is Status.PROCESSING:
-                continue  # looked at again when it has ended
-            elif row.status.ended and self.ran.get(name) != (seen.mtime_ns, seen.inode):
-                logger.info("%s was saved: workflow %d runs again from the start", printable(name), row.id)
-                self.store.retry(row.id, from_start=True)
-                fail_point("watch:retried")
-            del self.saved[name]
+            try:
+                if self._settle(seen):
+                    del self.saved[name]
+            except UnreachableError as error:
+                logger.warning("%s: %s", printable(name), error.message)
+                return  # looked at again with the next step
+            except PeachError as error:
+                logger.warning("%s: %s", printable(name), error.message)
+                del self.saved[name]
+
+    def _settle(self, seen: ScriptSeen) -> bool:
+        """Does what a saved script asks for; False where that must wait."""
+        row = self.store.find(seen.name)
+        if row is None:
+            self._file(seen, foreign=True)
+        elif row.status is Status.PROCESSING:
+            return False  # looked at again when it has ended
+        elif row.status.ended and self._is_new(seen):
+            logger.info("%s was saved: workflow %d runs again from the start", printable(seen.name), row.id)
+            self.store.retry(row.id, from_start=True)
+            fail_point("watch:retried")
+        return True
+
+    def _is_new(self, seen: ScriptSeen) -> bool:
+        """Whether a person saved it. One that this process never ran, and that is as peachctl wrote it, was placed by
+        another process (`run`, `submit`), which has seen to it."""
+        if seen.name in self.ran:
+            return self.ran[seen.name] != (seen.mtime_ns, seen.inode)
+        text = files.read_script(seen.path)
+        header = script.read_header(text) if text is not None else None
+        written = self.first.setdefault(seen.name, (seen.mtime_ns, seen.inode))
+        return header is None or header.state == "edited" or written != (seen.mtime_ns, seen.inode)
 
     def _file(self, seen: ScriptSeen, *, foreign: bool) -> None:
-        text = files.read_script(seen.path)
+        try:
+            text = files.read_script(seen.path)
+        except files.FilesError as error:
+            logger.warning("%s", error.message)
+            return
         header = script.read_header(text) if text is not None else None
         if text is None or (header is None and not foreign):
             return
@@ -150,5 +181,5 @@ class Scripts:
         try:
             self.store.file([entry])
             fail_point("watch:filed")
-        except (ExecutionFileTaken, PeachError) as error:
-            logger.warning("%s could not be filed: %s", printable(seen.name), error)
+        except ExecutionFileTaken:
+            return  # somebody else has just filed it

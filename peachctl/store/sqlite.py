@@ -180,8 +180,9 @@ class SqliteStore:
         wanted: dict[Claim, Wanted] = {}
         if not claims:
             return wanted
-        until = self._clock.boottime() + lease
         with self._db.writing():
+            # Not before: the wait for the lock may be longer than the lease.
+            until = self._clock.boottime() + lease
             for claim in claims:
                 held = self._db.change(
                     "UPDATE peach_runs SET lease_until = ?, boot = ?, beat = beat + 1"
