@@ -223,7 +223,7 @@ class Submitted:
 
 def read_input(config: Config, file: str) -> tuple[bytes, str]:
     """The bytes of a file argument (`-`: standard input), at most one more than may be, and the name to report them
-    under; it ends in `.json` where they are JSON. Raises PeachError."""
+    under. Raises PeachError."""
     import sys
 
     from peachctl.names import printable
@@ -232,14 +232,25 @@ def read_input(config: Config, file: str) -> tuple[bytes, str]:
     try:
         if file == "-":
             body = sys.stdin.buffer.read(most)
-            # No Avro message begins so: its name would have a negative length.
-            return body, "stdin.json" if body[:1] == b"{" else "stdin"
+            return body, "-"
         with open(file, "rb") as stream:
             return stream.read(most), file
     except OSError as error:
         raise PeachError(f"{printable(file)}: {error.strerror}") from error
     except ValueError as error:
         raise PeachError(f"{printable(file)!r}: {error}") from error
+
+
+def need_space(config: Config) -> None:
+    """Nothing is filed below `limits.free_space`. Raises PeachError."""
+    from peachctl import files
+
+    if files.free_space(config.folders.workflow_temp) < config.limits.free_space:
+        raise PeachError(
+            f"less than {config.limits.free_space >> 20} MiB (limits.free_space) are free below"
+            f" {config.folders.workflow_temp}",
+            "make room, or lower limits.free_space",
+        )
 
 
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
@@ -254,6 +265,7 @@ def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tu
     """Files all entries (all or none), places their scripts, and returns the ids."""
     from peachctl.ingest import file_entries
 
+    need_space(config)
     pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
     filed = file_entries(store, [entry for _, entry in pairs], config.folders.queue)
     return [Submitted(file, one.id) for (file, _), one in zip(pairs, filed, strict=True)]
@@ -277,6 +289,7 @@ def run_file(
     from peachctl.ingest import unique_name
 
     make_folders(config)
+    need_space(config)
     entry = entry_of(config, file, hub=hub)
     chosen = "sync" if debug else scheduler
     entry = replace(entry, hub=str(hub or config.folders.hub), scheduler=chosen or config.execute.scheduler)

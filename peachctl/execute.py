@@ -140,6 +140,7 @@ class ExecuteLoop:
         """Why nothing is started at the moment, None while all is well."""
         self._claim_at = 0.0
         self._closing = False
+        self._until_claim = False
         self._owed = False
         self._joined = False
         self._open_at = 0.0
@@ -256,9 +257,8 @@ class ExecuteLoop:
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         self._renewed = now
-        if self.paused:
-            logger.info("going on")
-            self.paused = None
+        if not self._until_claim:
+            self._go_on()
         if self._runner is not None:
             self._runner.beat()
         for attempt in self._attempts.values():
@@ -336,8 +336,9 @@ class ExecuteLoop:
         space = files.free_space(self._options.workflow_temp)
         if space < self._options.free_space:
             self._pause(
-                f"only {space >> 20} MiB free below {self._options.workflow_temp} (limits.free_space is"
-                f" {self._options.free_space >> 20} MiB): nothing is started"
+                f"less than {self._options.free_space >> 20} MiB (limits.free_space) are free below"
+                f" {self._options.workflow_temp}: nothing is started",
+                until_claim=True,
             )
             return
         claims = self._store.claim(
@@ -348,6 +349,8 @@ class ExecuteLoop:
             per_user=None if self._alone else self._options.per_user,
         )
         fail_point("execute:claimed")
+        if self._until_claim:
+            self._go_on()
         self.idle = not claims
         for claim in claims:
             self._start(claim)
@@ -547,7 +550,7 @@ class ExecuteLoop:
         try:
             if verdict.status is not Status.SUCCESS:
                 text = log_text(attempt.claim, verdict, attempt.nodes.values())
-                files.write(attempt.folder.folder / files.LOG, text)
+                files.write_log(attempt.folder.folder, text)
                 fail_point("execute:logged")
             folder = files.publish(attempt.folder)
             fail_point("execute:published")
@@ -669,7 +672,14 @@ class ExecuteLoop:
                 started = attempt.run is not None
                 self._give_back(attempt, vanished=started, reason="the process that starts workflows died")
 
-    def _pause(self, why: str) -> None:
+    def _go_on(self) -> None:
+        if self.paused is not None:
+            logger.info("going on")
+            self.paused, self._until_claim = None, False
+
+    def _pause(self, why: str, *, until_claim: bool = False) -> None:
+        """Says once why nothing goes on: until the database answers again, or until something can be claimed."""
+        self._until_claim = until_claim
         if self.paused != why:
             logger.warning("%s", why)
             self.paused = why

@@ -115,6 +115,17 @@ def write(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
+def write_log(folder: Path, text: str) -> None:
+    """Writes `peachctl.log` into a workflow's folder, whatever a service has put there under that name. Raises as
+    `write`."""
+    path = folder / LOG
+    with _told(f"{printable(str(path))} cannot be written"):
+        if _is_folder(path):
+            _remove(path)
+    make_folder(folder)
+    write(path, text)
+
+
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     """Creates a folder that is missing (its parents too) with exactly this mode; one that is there stays as it is."""
     with _told("cannot be created", path):
@@ -371,7 +382,7 @@ def write_refusal(workflow_temp: Path, download_files: Path, id: int, reason: st
                 publish(AttemptFolder(path / target.name, home / "results", path / "output.log"))
                 break
         make_folder(target)
-        write(target / LOG, f"workflow {id}: error\n{mask(reason)}\n")
+        write_log(target, f"workflow {id}: error\n{mask(reason)}\n")
     return pack(target, download_files, id)
 
 

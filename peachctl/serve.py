@@ -26,14 +26,16 @@ class Stop:
     """Signals that asked for an end: the first drains, the second ends at once."""
 
     asked: int = 0
+    interrupted: bool = False
     loop: ExecuteLoop | None = None
 
     def install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._hear)
 
-    def _hear(self, _number: int, _frame: object) -> None:
+    def _hear(self, number: int, _frame: object) -> None:
         self.asked += 1
+        self.interrupted = self.interrupted or number == signal.SIGINT
         if self.loop is None:
             return
         if self.asked == 1 and self.loop.busy:
@@ -41,8 +43,8 @@ class Stop:
         self.loop.drain(at_once=self.asked > 1)
 
 
-def serve_ingest(ingest: Ingest, *, once: bool) -> None:
-    """`consume ingest`: until SIGTERM, or until what was there is filed."""
+def serve_ingest(ingest: Ingest, *, once: bool) -> bool:
+    """`consume ingest`: until SIGTERM, or until what was there is filed. Returns whether it was Ctrl-C."""
     stop = Stop()
     stop.install()
     ingest.repair()
@@ -51,13 +53,16 @@ def serve_ingest(ingest: Ingest, *, once: bool) -> None:
         if once and not handled:
             if ingest.paused is not None:
                 raise PeachError(ingest.paused)
-            return
+            return False
+    return stop.interrupted
 
 
 def serve(
     loop: ExecuteLoop, bus: FolderBus, *, ingest: Ingest | None = None, scripts: "Scripts | None" = None, once: bool
-) -> None:
-    """`consume execute`, `consume all` and `watch`: steps of ingest, of the scripts folder and of execute, in turn."""
+) -> bool:
+    """`consume execute`, `consume all` and `watch`: steps of ingest, of the scripts folder and of execute, in turn.
+
+    Returns whether Ctrl-C ended it."""
     stop = Stop(loop=loop)
     stop.install()
     loop.watch_fd(bus.fileno(), loop.poke)
@@ -74,10 +79,10 @@ def serve(
             loop.poke()
         loop.step(0.0 if handled else 1.0)
         if stop.asked and not loop.busy:
-            return
+            return stop.interrupted
         if once and not handled and not loop.busy:
             if loop.idle and not (scripts is not None and scripts.saved):
-                return
+                return False
             if loop.paused is not None:
                 raise PeachError(loop.paused)
 
@@ -165,6 +170,9 @@ class Scripts:
             return
         if header is not None and header.state == "torn":
             logger.warning("%s is cut off and has no row; it is left alone", printable(seen.name))
+            return
+        if not seen.name.isprintable():
+            logger.warning("%s: a script with such a name is not run", printable(seen.name))
             return
         if len(seen.name) > 255:
             logger.warning("%s: its name is too long for a row", printable(seen.name))

@@ -3,16 +3,18 @@
 Command modules import nothing heavy at their top, so that `--version`, `--help` and completion stay quick.
 """
 
+import itertools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from peachctl import __version__
 from peachctl.cli import consume, queue, services, system, workflow
-from peachctl.cli.render import screen
-from peachctl.errors import Exit, PeachError
+from peachctl.cli.render import Format, screen
+from peachctl.errors import ConfigError, Exit, PeachError
 
 app = typer.Typer(
     name="peachctl",
@@ -54,10 +56,26 @@ services.register(app)
 system.register(app)
 
 
+def _usage(error: TyperException) -> NoReturn:
+    """A mistake on the command line, which typer found; its options are not known yet, so the words are looked at."""
+    words = sys.argv[1:]
+    wants = [after for word, after in itertools.pairwise(words) if word in ("-o", "--output")]
+    if {"json", "jsonl"} & {*wants, *(word.partition("=")[2] for word in words), *(word[2:] for word in words)}:
+        screen.format = Format.JSON
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        screen.error(ConfigError(message, "peachctl --help"))
+    elif hasattr(error, "show"):
+        error.show()
+    sys.exit(Exit.USAGE)
+
+
 def main() -> None:
     """Entry point: an error that knows its sentence becomes one line (or JSON) and its exit status."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else Exit.DONE)
+    except TyperException as error:
+        _usage(error)
     except PeachError as error:
         if screen.verbose:
             raise

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from peachctl.cli.render import screen
+from peachctl.errors import Exit
 
 Once = Annotated[bool, typer.Option("--once", help="End when all that was there at the start is done.")]
 LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
@@ -33,7 +34,8 @@ def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     app.make_folders(config)
     with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:
         screen.say(f"Taking workflow files from {config.folders.inbox}. Run them: peachctl consume execute")
-        serve_ingest(app.open_ingest(config, store, bus), once=once)
+        if serve_ingest(app.open_ingest(config, store, bus), once=once):
+            raise typer.Exit(Exit.INTERRUPTED)
 
 
 @consume.command("execute")
@@ -95,4 +97,6 @@ def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool
                 what += f"\nScripts: {config.folders.queue}\nInbox:   {config.folders.inbox}"
             screen.say(what)
             ingest = app.open_ingest(config, store, bus) if with_ingest else None
-            serve(loop, bus, ingest=ingest, scripts=scripts, once=once)
+            interrupted = serve(loop, bus, ingest=ingest, scripts=scripts, once=once)
+        if interrupted:
+            raise typer.Exit(Exit.INTERRUPTED)

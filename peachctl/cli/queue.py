@@ -150,15 +150,16 @@ def logs(
     row, nodes, config = _existing(id)
     if node is not None and node not in {one.id for one in nodes}:
         raise StateError(f"workflow {id} has no node {node!r}", f"peachctl queue show {id}")
-    shown = 0
+    shown = ""
     with contextlib.closing(app.open_store(config)) as store:
         while True:
             latest = store.get(id)
             folder = config.folders.workflow_temp
             text = written.of_workflow(folder, id) if node is None else written.of_node(folder, id, node)
-            if len(text) > shown:
-                screen.text(_plain(text[shown:] if reveal else mask(text[shown:])))
-                shown = len(text)
+            new = text[len(shown) :] if text.startswith(shown) else text  # else: another attempt, or a cut beginning
+            if new:
+                screen.text(_plain(new if reveal else mask(new)))
+            shown = text
             if not follow or latest is None or latest.status.ended:
                 break
             time.sleep(0.3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peachctl.cli.render import Format, Output, Reveal, mark, screen
-from peachctl.errors import ConfigError, Exit, PeachError, StateError
+from peachctl.errors import ConfigError, Exit, PeachError, StateError, WireError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,6 +126,8 @@ def run_script(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A generated script.")], pdb: Pdb = False
 ) -> None:
     """Runs one generated script in this terminal; no row, no database needed."""
+    if str(script) == "-":
+        script = _from_stdin()
     if not script.is_file():
         raise PeachError(f"{script}: no such file")
     from peachctl.script import read_header
@@ -142,6 +144,15 @@ def run_script(
     os.execv(  # noqa: S606 - a list, never a shell
         sys.executable, [sys.executable, "-m", "peachctl.runtime", str(script.absolute())]
     )
+
+
+def _from_stdin() -> Path:
+    """A script from standard input as a file; it stays, for tracebacks name it."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("wb", prefix="peachctl-", suffix=".py", delete=False) as stream:
+        stream.write(sys.stdin.buffer.read())
+    return Path(stream.name)
 
 
 def submit(
@@ -200,9 +211,15 @@ def decode(
     body, name = app.read_input(config, file)
     with named(name):
         if kind is Kind.SERVICES or (kind is Kind.AUTO and _is_services(name, body)):
-            _show_services(body, name, output)
+            _show_services(body, output)
             return
-        workflow = wire.decode_file(body, name, app.limits(config))
+        try:
+            workflow = wire.decode_file(body, name, app.limits(config))
+        except WireError:
+            if kind is Kind.WORKFLOW or not _is_service_list(body):
+                raise
+            _show_services(body, output)
+            return
     if output is Shape.JSON:
         screen.text(wire.workflow_json_text(workflow))
     elif output is Shape.SCRIPT:
@@ -237,7 +254,16 @@ def _is_services(name: str, body: bytes) -> bool:
     return Path(name).name == "service.config" or body[:4] == b"Obj\x01"
 
 
-def _show_services(body: bytes, name: str, shape: Shape) -> None:
+def _is_service_list(body: bytes) -> bool:
+    from peachctl import wire
+
+    try:
+        return bool(wire.decode_services(body))
+    except WireError:
+        return False
+
+
+def _show_services(body: bytes, shape: Shape) -> None:
     import json
 
     from peachctl import wire
