@@ -51,6 +51,9 @@ _AUTHORITY = re.compile(rf"(?:[^\s\"'<>\\/?#]|{_QUOTED})*@")
 _LATER = re.compile(rf"(?>[^\s\"'<>\\@]{{0,256}}(?:{_QUOTED}[^\s\"'<>\\@]{{0,256}}){{0,4}})@")
 
 
+_ROUNDS = 8
+
+
 def mask(text: str) -> str:
     """The text with every password in it replaced by `********`; the same text if there is none.
 
@@ -61,6 +64,16 @@ def mask(text: str) -> str:
     low = text.lower()
     if not any(hint in low for hint in _HINTS):
         return text
+    for _ in range(_ROUNDS):
+        masked = _masked(text)
+        if masked == text:
+            break
+        text = masked
+    return text
+
+
+def _masked(text: str) -> str:
+    """One pass. What it puts there can make the text around it read like another password: hence the rounds."""
     pieces: list[str] = []
     done = 0
     position = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from typer.testing import CliRunner
 
 from peachctl import app, present
@@ -20,6 +21,13 @@ from peachctl.cli import app as command_line
 from peachctl.config import load
 from peachctl.wire import encode_service_config
 from peachctl.workflow import Service, ServiceParameter
+
+# Of each campaign a fixed sample; `make proof` looks further, with seeds of its own.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
+
+# Where the suite was started in the background, Ctrl-C is ignored, and every process started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = {
     # name: input ports, output ports, parameters, body of start
