@@ -347,18 +347,17 @@ class Ingest:
     def _relay(self) -> None:
         """Scripts and events of all rows for which they are owed: of this batch, and of processes that died."""
         self._owed = True
-        while ids := self._store.unannounced(_RELAYED):
+        while rows := self._store.unannounced(_RELAYED):
             waiting, settled = [], []
-            for id in ids:
-                row = self._store.get(id)
-                if row is None or row.status is not Status.QUEUED:
-                    settled.append(id)
+            for row in rows:
+                if row.status is not Status.QUEUED:
+                    settled.append(row.id)
                     continue
-                waiting.append(id)
+                waiting.append(row.id)
                 try:
                     _place(self._queue_folder, row)
                 except WireError as error:
-                    logger.warning("workflow %d: no script can be made of its row: %s", id, mask(error.message))
+                    logger.warning("workflow %d: no script can be made of its row: %s", row.id, mask(error.message))
             acknowledged = self._bus.publish(waiting)
             fail_point("ingest:published")
             self._store.announced([*settled, *acknowledged])

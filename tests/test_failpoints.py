@@ -12,6 +12,7 @@ CHANGES = {
     "store": {
         *("file", "file_claimed", "announced", "join", "leave", "claim", "renew", "report", "finish", "give_back"),
         *("release", "release_expired", "cancel", "retry", "delete", "prioritise", "hold", "attach", "drop_letters"),
+        *("refile", "new_epoch"),
     },
     "bus": {"ack", "reject", "publish"},
     "files": {"place", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},

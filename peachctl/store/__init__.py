@@ -174,6 +174,16 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a message. word: filed, refused (a row that says why) or dead (a letter and no row). queue_id: its
+    row, None where there never was one. sha256: hex, of its bytes; None where not all of them are known."""
+
+    word: str
+    queue_id: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """A row whose executor vanished: back in the queue, or ended in error (`ended`) after max_attempts."""
 
@@ -197,12 +207,26 @@ class Store(Protocol):
         """Files one entry and claims it in the same transaction, so that nobody else can take it in between."""
         ...
 
-    def unannounced(self, most: int) -> list[int]:
-        """Ids of rows whose event has not been acknowledged, oldest first."""
+    def unannounced(self, most: int) -> list[Row]:
+        """Rows whose event has not been acknowledged, oldest first. What is owed of rows that were deleted since is
+        forgotten with them, so that none of them hides the ones behind it."""
         ...
 
     def announced(self, ids: Iterable[int]) -> None:
         """The events of these rows were acknowledged."""
+        ...
+
+    def outcome(self, origin: Origin) -> Outcome | None:
+        """What became of the message of this origin (in its topic's present epoch), None where it is not known."""
+        ...
+
+    def new_epoch(self, topic: str) -> int:
+        """The topic was deleted and made anew: what its origins say counts no more, and its messages are new ones.
+        Returns the number of the epoch (0 was the first)."""
+        ...
+
+    def adopted(self) -> bool:
+        """Whether the queue table was one of 2017."""
         ...
 
     def join(self, executor: Executor) -> None:
@@ -310,6 +334,14 @@ class Store(Protocol):
     def letter(self, number: int) -> Letter | None: ...
 
     def drop_letters(self, numbers: Sequence[int]) -> int: ...
+
+    def refile(self, number: int, entry: Entry) -> Filed:
+        """A letter becomes the workflow that it should have been: the entry is filed (queued, announcement owed) and
+        the letter is gone. The letter's origin stays, with the row; it keeps the sha256 of what the topic holds.
+        Where the message has a row that was refused, that very row becomes the workflow, under its id; one that
+        clients deleted is made anew under another. StateError when there is no such letter, or when its row is none
+        that was refused any more. ExecutionFileTaken as in `file`."""
+        ...
 
     def counts(self) -> dict[Status, int]:
         """Rows by status."""

@@ -173,6 +173,8 @@ def pending(database: Database) -> Plan:
         todo += statements(adopt or file.path, database.queue_table, database.quoted(database.queue_table))
         if adopt:
             todo += database.extras()
+    if adopts:
+        todo.append("INSERT INTO peach_meta (name, value) VALUES ('adopted', '1');")
     return Plan(database.name, newest, steps, todo, adopts)
 
 

@@ -19,6 +19,8 @@ from peachctl.store import (
     Letter,
     NodeState,
     NodeStatus,
+    Origin,
+    Outcome,
     Released,
     Row,
     Status,
@@ -123,18 +125,25 @@ class SqliteStore:
                 raise StateError(f"workflow {filed.id} was made of this message already")
             return self._begin(filed.id, executor, lease)
 
-    def unannounced(self, most: int) -> list[int]:
-        found = self._db.rows(
-            "SELECT o.queue_id FROM peach_outbox o JOIN {queue} q ON q.id = o.queue_id ORDER BY o.queue_id LIMIT ?",
-            (most,),
-        )
-        return [id for (id,) in found]
+    def unannounced(self, most: int) -> list[Row]:
+        found = self._db.rows(f"{_ROW} JOIN peach_outbox o ON o.queue_id = q.id ORDER BY o.queue_id LIMIT ?", (most,))
+        return [columns.row(values) for values in found]
 
     def announced(self, ids: Iterable[int]) -> None:
         gone = [(id,) for id in ids]
         if gone:
             with self._db.writing():
                 self._db.change_many("DELETE FROM peach_outbox WHERE queue_id = ?", gone)
+
+    def outcome(self, origin: Origin) -> Outcome | None:
+        return Filing(self._db, self._clock, self._attempts).outcome(origin)
+
+    def new_epoch(self, topic: str) -> int:
+        with self._db.writing():
+            return Filing(self._db, self._clock, self._attempts).new_epoch(topic)
+
+    def adopted(self) -> bool:
+        return self._db.row("SELECT 1 FROM peach_meta WHERE name = 'adopted'") is not None
 
     # Executors and claims
 
@@ -440,6 +449,13 @@ class SqliteStore:
             return self._db.change_many(
                 "DELETE FROM peach_letters WHERE number = ?", [(number,) for number in known]
             ).rowcount
+
+    def refile(self, number: int, entry: Entry) -> Filed:
+        with self._db.writing():
+            letter = self.letter(number)
+            if letter is None:
+                raise StateError(f"there is no dead letter {number}", "peachctl dlq list")
+            return Filing(self._db, self._clock, self._attempts).refile(letter, entry)
 
     # Shared by verbs
 

@@ -5,10 +5,12 @@ All of this happens inside of a transaction of the verb that calls it.
 
 import hashlib
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peachctl.errors import PeachError, StateError
-from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Origin, Status, columns
+from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Origin, Outcome, Status, columns
 from peachctl.store.sqlite_attempts import Attempts
 from peachctl.store.sqlite_file import Clock, SqliteFile
 
@@ -48,26 +50,65 @@ class Filing:
             self._mine[entry.origin] = id
         return Filed(id, entry.execution_file, new=True)
 
+    def refile(self, letter: Letter, entry: Entry) -> Filed:
+        """A letter becomes a queued row: the one that was refused, where it is still there."""
+        found = None
+        if letter.queue_id is not None:
+            found = self._db.row(
+                "SELECT q.status, j.attempt FROM {queue} q LEFT JOIN peach_jobs j ON j.queue_id = q.id WHERE q.id = ?",
+                (letter.queue_id,),
+            )
+        if found is None or letter.queue_id is None:
+            id = self._insert(entry)
+        elif found == (Status.ERROR, 0):
+            id = self._replace(letter.queue_id, entry)
+        else:
+            raise StateError(
+                f"workflow {letter.queue_id}, which dead letter {letter.number} stands for, is no refused one now",
+                f"peachctl queue show {letter.queue_id}   or   peachctl dlq drop {letter.number}",
+            )
+        self._db.change("INSERT INTO peach_outbox (queue_id) VALUES (?)", (id,))
+        self._db.change("DELETE FROM peach_letters WHERE number = ?", (letter.number,))
+        if letter.origin is not None:
+            known = self._known(letter.origin)
+            self._remember(letter.origin, None if known is None else known[1], id, "filed")
+        return Filed(id, entry.execution_file, new=True)
+
+    def _replace(self, id: int, entry: Entry) -> int:
+        """A row that was refused becomes the entry's, with its id and the time at which it was sent."""
+        check_priority(entry.priority)
+        user, file, body, status, title, _, finished, priority = columns.queue_values(
+            entry, Status.QUEUED, "", columns.NO_DATE
+        )
+        with _taken(entry):
+            self._db.change(
+                "UPDATE {queue} SET user = ?, execution_file = ?, workflow_json = ?, status = ?, progress = 0,"
+                " original_workflow_file = ?, finished_date = ?, priority = ?, output_file = '' WHERE id = ?",
+                (user, file, body, status, title, finished, priority, id),
+            )
+        self._attempts.forget(id)
+        self._remember_job(id, entry)
+        return id
+
     def _insert(self, entry: Entry) -> int:
         check_priority(entry.priority)
         now = columns.local_time(self._clock.wall())
-        refused = entry.refused is not None
-        status, finished = (Status.ERROR, now) if refused else (Status.QUEUED, columns.NO_DATE)
-        try:
+        status, finished = (Status.QUEUED, columns.NO_DATE) if entry.refused is None else (Status.ERROR, now)
+        with _taken(entry):
             cursor = self._db.change(
                 "INSERT INTO {queue} (user, execution_file, workflow_json, status, progress,"
                 " original_workflow_file, sending_date, finished_date, priority, output_file)"
                 " VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?, '')",
                 columns.queue_values(entry, status, now, finished),
             )
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
-                raise
-            raise ExecutionFileTaken(entry.execution_file) from error
         id = cursor.lastrowid
         assert id is not None
         # What clients deleted a row of, and its number came again (in a table with ids of their own), is forgotten.
         self._attempts.forget(id)
+        self._remember_job(id, entry)
+        return id
+
+    def _remember_job(self, id: int, entry: Entry) -> None:
         self._db.change(
             "INSERT INTO peach_jobs (queue_id, name, hub, scheduler, unpacked, reason) VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -75,11 +116,10 @@ class Filing:
                 columns.text(entry.name),
                 None if entry.hub is None else columns.text(entry.hub),
                 entry.scheduler,
-                int(refused),
+                int(entry.refused is not None),
                 None if entry.refused is None else columns.text(entry.refused),
             ),
         )
-        return id
 
     def file_letter(self, letter: Letter) -> None:
         id = letter.queue_id
@@ -98,11 +138,25 @@ class Filing:
             columns.letter_values(letter, id),
         )
 
+    def outcome(self, origin: Origin) -> Outcome | None:
+        known = self._known(origin)
+        return None if known is None else Outcome(known[2], known[0], known[1])
+
+    def new_epoch(self, topic: str) -> int:
+        topic = columns.text(topic)
+        self._db.change(
+            "INSERT INTO peach_meta (name, value) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (f"epoch:{topic}", str(self._epoch(topic) + 1)),
+        )
+        return self._epoch(topic)
+
     def _known(self, origin: Origin) -> Any:
-        """(queue_id, sha256) of an origin, or None."""
+        """(queue_id, sha256, outcome) of an origin, or None."""
         topic, part, off = _place(origin)
         return self._db.row(
-            "SELECT queue_id, sha256 FROM peach_origins WHERE topic = ? AND epoch = ? AND part = ? AND off = ?",
+            "SELECT queue_id, sha256, outcome FROM peach_origins"
+            " WHERE topic = ? AND epoch = ? AND part = ? AND off = ?",
             (topic, self._epoch(topic), part, off),
         )
 
@@ -127,6 +181,17 @@ class Filing:
                 " the one that was filed from there: the topic was deleted and made anew",
                 f"peachctl init-kafka --accept-new {origin.topic}",
             )
+
+
+@contextmanager
+def _taken(entry: Entry) -> Iterator[None]:
+    """Has a script name that is taken said as such."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+            raise
+        raise ExecutionFileTaken(entry.execution_file) from error
 
 
 def _place(origin: Origin) -> tuple[str, int, int]:

@@ -10,7 +10,7 @@ CREATE INDEX peach_queue_claim_user ON {queue} (status, priority DESC, user);
 CREATE INDEX peach_queue_user ON {queue} (user);
 
 -- schema: the number of the last file applied. queue_table. held: 1 while nothing may be claimed.
--- epoch:TOPIC: how often that topic was made anew.
+-- adopted: 1 where the queue was one of 2017. epoch:TOPIC: how often that topic was made anew.
 CREATE TABLE peach_meta (
     name VARCHAR(255) NOT NULL PRIMARY KEY,
     value TEXT NOT NULL

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from peachctl.store import Entry, Letter, Status, Store
+import pytest
+
+from peachctl.errors import StateError
+from peachctl.store import Entry, ExecutionFileTaken, Executor, Letter, Status, Store
+from tests.store.adapters import Client
 from tests.store.conftest import origin
 
 
@@ -87,3 +91,85 @@ def test_a_number_is_not_given_twice(store: Store) -> None:
     store.drop_letters([first.number])
     store.file([], [letter()])
     assert store.letters()[0].number > first.number
+
+
+def test_a_letter_without_a_row_becomes_a_workflow_under_the_origin_it_had(
+    store: Store, other: Store, entry: Callable[..., Entry]
+) -> None:
+    store.file([], [letter(origin=origin(3), body=b"bad", size=3)])
+    before = store.outcome(origin(3))
+    assert before is not None and (before.word, before.queue_id) == ("dead", None)
+    [kept] = store.letters()
+    filed = other.refile(kept.number, entry("ada", name="mended"))
+    row = store.get(filed.id)
+    assert filed.new and row is not None and (row.status, row.name) == (Status.QUEUED, "mended")
+    assert store.letters() == [] and [one.id for one in store.unannounced(5)] == [filed.id]
+    after = store.outcome(origin(3))
+    assert after is not None and (after.word, after.queue_id, after.sha256) == ("filed", filed.id, before.sha256)
+
+
+def test_a_refused_row_becomes_the_workflow_under_its_own_id(
+    store: Store, executor: Executor, entry: Callable[..., Entry]
+) -> None:
+    bad = entry(origin=origin(4), refused="a cycle: a -> b -> a")
+    [refused] = store.file([bad], [letter(origin=origin(4), queue_id=None)])
+    store.attach(refused.id, "why.tar")
+    sent = store.get(refused.id)
+    [kept] = store.letters()
+    filed = store.refile(kept.number, entry("bob", execution_file="mended.py", priority=7))
+    assert filed.id == refused.id and len(store.rows()) == 1 and store.letters() == []
+    row = store.get(refused.id)
+    assert row is not None and sent is not None
+    assert (row.user, row.execution_file, row.priority, row.output_file) == ("bob", "mended.py", 7, "")
+    assert (row.status, row.reason, row.sending_date) == (Status.QUEUED, None, sent.sending_date)
+    assert row.finished_date is None and store.unpacked(5) == []
+    assert [claim.id for claim in store.claim(executor, 5, 30)] == [refused.id]
+    # The message comes again: it is known, with the bytes that the topic holds.
+    [again] = store.file([bad])
+    assert (again.id, again.new) == (refused.id, False)
+
+
+def test_a_letter_whose_row_was_deleted_makes_a_new_one(
+    store: Store, client: Client, entry: Callable[..., Entry]
+) -> None:
+    [refused] = store.file([entry(origin=origin(5), refused="no")], [letter(origin=origin(5))])
+    client.run("DELETE FROM queue")
+    filed = store.refile(store.letters()[0].number, entry())
+    assert filed.id != refused.id and [row.id for row in store.rows()] == [filed.id]
+    outcome = store.outcome(origin(5))
+    assert outcome is not None and outcome.queue_id == filed.id
+
+
+def test_a_letter_that_is_not_there_or_whose_row_runs_is_not_refiled(
+    store: Store, executor: Executor, entry: Callable[..., Entry]
+) -> None:
+    with pytest.raises(StateError, match="no dead letter 9"):
+        store.refile(9, entry())
+    [refused] = store.file([entry(origin=origin(6), refused="no")], [letter(origin=origin(6))])
+    store.retry(refused.id)
+    store.claim(executor, 1, 30)
+    [kept] = store.letters()
+    with pytest.raises(StateError, match=f"workflow {refused.id}"):
+        store.refile(kept.number, entry())
+    assert store.letters() == [kept] and len(store.rows()) == 1
+
+
+def test_a_script_name_that_is_taken_leaves_the_letter_where_it_is(store: Store, entry: Callable[..., Entry]) -> None:
+    store.file([entry(execution_file="taken.py"), entry(origin=origin(7), refused="no")], [letter(origin=origin(7))])
+    [kept] = store.letters()
+    with pytest.raises(ExecutionFileTaken):
+        store.refile(kept.number, entry(execution_file="taken.py"))
+    assert store.letters() == [kept]
+
+
+def test_a_topic_that_was_made_anew_has_new_messages(store: Store, other: Store, entry: Callable[..., Entry]) -> None:
+    first = entry(origin=origin(1))
+    [old] = store.file([first])
+    with pytest.raises(StateError, match="made anew"):
+        store.file([entry(origin=origin(1))])
+    assert other.outcome(origin(9)) is None
+    assert other.new_epoch("Workflow_ExecuteWorkflow") == 1
+    assert store.outcome(origin(1)) is None
+    [new] = store.file([entry(origin=origin(1))])
+    assert new.new and new.id != old.id
+    assert store.new_epoch("Workflow_ExecuteWorkflow") == 2 and store.new_epoch("another") == 1

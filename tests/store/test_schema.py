@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peachctl.errors import ConfigError, StateError
-from peachctl.store import Entry, Executor, Status, schema
+from peachctl.store import Entry, Executor, Status, Store, schema
 from peachctl.store.sqlite import SqliteStore, migrate, open_store, plan
 from tests.store.adapters import SqliteClient, ids
 
@@ -64,6 +64,10 @@ def test_an_adopted_database_has_the_schema_of_a_new_one(old: Path, tmp_path: Pa
     assert migrate(old).adopts
     assert not migrate(new).adopts
     assert schema_of(old) == schema_of(new)
+
+
+def test_that_it_was_adopted_is_remembered(adopted: SqliteStore, store: Store) -> None:
+    assert adopted.adopted() and not store.adopted()
 
 
 def test_adoption_leaves_every_row_as_it_was(adopted: SqliteStore, old: Path) -> None:
