@@ -21,6 +21,7 @@ from peachctl.cli import app as command_line
 from peachctl.config import load
 from peachctl.wire import encode_service_config
 from peachctl.workflow import Service, ServiceParameter
+from tests import servers
 
 # Of each campaign a fixed sample; `make proof` looks further, with seeds of its own.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -28,6 +29,18 @@ settings.load_profile("fixed")
 
 # Where the suite was started in the background, Ctrl-C is ignored, and every process started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_servers = contextlib.ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The workers inherit the session of the controller.
+    _servers.enter_context(servers.session())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _servers.close()
+
 
 SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = {
     # name: input ports, output ports, parameters, body of start
