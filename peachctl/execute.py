@@ -19,6 +19,7 @@ crash in between leaves a row in processing whose next attempt finds all nodes d
 
 import contextlib
 import logging
+import math
 import os
 import re
 import selectors
@@ -182,8 +183,9 @@ class ExecuteLoop:
         self._ready()
         self._start(claim)
 
-    def step(self, timeout: float) -> None:
-        """Does what is due, then waits for the next thing that happens, at most `timeout` seconds."""
+    def step(self, timeout: float, idle: float = math.inf) -> None:
+        """Does what is due, then waits for the next thing that happens, at most `timeout` seconds, and at most `idle`
+        where nothing runs and nothing is queued."""
         try:
             self._ready()
             self._beat()
@@ -196,7 +198,8 @@ class ExecuteLoop:
         except SupervisorLost:
             self._supervisor_lost()
         self._limits()
-        for key, _ in self._selector.select(self._patience(timeout)):
+        most = min(timeout, idle) if self.idle and not self.busy else timeout
+        for key, _ in self._selector.select(self._patience(most)):
             key.data()
         self._write_changes()
         self._collect_packed()

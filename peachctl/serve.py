@@ -77,7 +77,8 @@ def serve(
             scripts.step()
         if handled:
             loop.poke()
-        loop.step(0.0 if handled else 1.0)
+        last = once and not (scripts is not None and scripts.saved)
+        loop.step(0.0 if handled else 1.0, idle=0.0 if last else 1.0)
         if stop.asked and not loop.busy:
             return stop.interrupted
         if once and not handled and not loop.busy:
