@@ -19,7 +19,6 @@ crash in between leaves a row in processing whose next attempt finds all nodes d
 
 import contextlib
 import logging
-import math
 import os
 import re
 import selectors
@@ -147,6 +146,8 @@ class ExecuteLoop:
         self._open_at = 0.0
         self.idle = False
         """Whether the last look into the queue found nothing to claim."""
+        self.lingers = True
+        """Whether `step` waits for something to happen where nothing runs and nothing is queued."""
 
     # What others call
 
@@ -183,9 +184,8 @@ class ExecuteLoop:
         self._ready()
         self._start(claim)
 
-    def step(self, timeout: float, idle: float = math.inf) -> None:
-        """Does what is due, then waits for the next thing that happens, at most `timeout` seconds, and at most `idle`
-        where nothing runs and nothing is queued."""
+    def step(self, timeout: float) -> None:
+        """Does what is due, then waits for the next thing that happens, at most `timeout` seconds."""
         try:
             self._ready()
             self._beat()
@@ -198,8 +198,7 @@ class ExecuteLoop:
         except SupervisorLost:
             self._supervisor_lost()
         self._limits()
-        most = min(timeout, idle) if self.idle and not self.busy else timeout
-        for key, _ in self._selector.select(self._patience(most)):
+        for key, _ in self._selector.select(self._patience(timeout)):
             key.data()
         self._write_changes()
         self._collect_packed()
@@ -467,6 +466,8 @@ class ExecuteLoop:
                         attempt.run.end(self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
+        if self.idle and not self.busy and not self.lingers:
+            return 0.0
         now = time.monotonic()
         due = [timeout, self._next_beat - now, self._next_sweep - now]
         if self._draining_until is not None and self._attempts:

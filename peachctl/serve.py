@@ -75,10 +75,10 @@ def serve(
         handled = ingest.step(0.0) if ingest is not None and not stop.asked else 0
         if scripts is not None and not stop.asked:
             scripts.step()
+        loop.lingers = not once or bool(scripts is not None and scripts.saved)
         if handled:
             loop.poke()
-        last = once and not (scripts is not None and scripts.saved)
-        loop.step(0.0 if handled else 1.0, idle=0.0 if last else 1.0)
+        loop.step(0.0 if handled else 1.0)
         if stop.asked and not loop.busy:
             return stop.interrupted
         if once and not handled and not loop.busy:
