@@ -146,6 +146,8 @@ class ExecuteLoop:
         self._open_at = 0.0
         self.idle = False
         """Whether the last look into the queue found nothing to claim."""
+        self.lingers = True
+        """Whether `step` waits for something to happen where nothing runs and nothing is queued."""
 
     # What others call
 
@@ -464,6 +466,8 @@ class ExecuteLoop:
                         attempt.run.end(self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
+        if self.idle and not self.busy and not self.lingers:
+            return 0.0
         now = time.monotonic()
         due = [timeout, self._next_beat - now, self._next_sweep - now]
         if self._draining_until is not None and self._attempts:

@@ -75,6 +75,7 @@ def serve(
         handled = ingest.step(0.0) if ingest is not None and not stop.asked else 0
         if scripts is not None and not stop.asked:
             scripts.step()
+        loop.lingers = not once or bool(scripts is not None and scripts.saved)
         if handled:
             loop.poke()
         loop.step(0.0 if handled else 1.0)

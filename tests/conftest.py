@@ -49,6 +49,12 @@ SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str
     "Split": (("text",), ("head", "tail"), (), "return [text[:1], text[1:]]"),
     "Join": (("left", "right"), ("text",), ("Sep",), "return [(sep or '').join((left or '', right or ''))]"),
     "Sleep": (("text",), ("text",), ("Seconds",), "import time\n    time.sleep(float(seconds))\n    return [text]"),
+    "Until": (
+        ("text",),
+        ("text",),
+        ("File",),
+        "import os, time\n    while not os.path.exists(file):\n        time.sleep(0.02)\n    return [text]",
+    ),
     "Fail": (("text",), ("text",), ("Message",), "raise ValueError(message)"),
     "Exit": (("text",), ("text",), ("Code",), "import os\n    os._exit(int(code))"),
     "Segfault": (("text",), ("text",), (), "import ctypes\n    ctypes.string_at(0)"),

@@ -108,11 +108,13 @@ def with_deleted_row(peach: Peach, point: str) -> None:
 
 
 def while_draining(peach: Peach, point: str) -> None:
-    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["1.5"], "a"))))
+    go_on = peach.home / "go on"
+    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Until", [str(go_on)], "a"))))
     process = peach.start("consume", "execute", PEACHCTL_FAILPOINT=point, PEACHCTL_EXECUTE__DRAIN="0.1s")
     peach.until(lambda: [one for row in peach.rows() for one in running_nodes(peach, row["id"])])
     process.terminate()
     assert process.wait(30) == -signal.SIGKILL
+    go_on.touch()
     peach("consume", "execute", "--once")
     judge(peach, rows=1)
 

@@ -12,18 +12,22 @@ from tests.conftest import DIAMOND, Peach, node, workflow
 from tests.road.judge import judge
 
 
-def counted(peach: Peach, seconds: float = 3) -> tuple[dict[str, Any], Path]:
-    """A workflow whose first node notes that it ran, and whose second takes its time."""
+def counted(peach: Peach) -> tuple[dict[str, Any], Path]:
+    """A workflow whose first node notes that it ran, and whose second runs until `go_on`."""
     notes = peach.home / "notes"
     return (
         workflow(
             node("text", "Text", ["x"]),
             node("first", "Count", [str(notes)], "text"),
-            node("slow", "Sleep", [str(seconds)], "first"),
+            node("slow", "Until", [str(peach.home / "go on")], "first"),
             node("last", "Count", [str(notes)], "slow"),
         ),
         notes,
     )
+
+
+def go_on(peach: Peach) -> None:
+    (peach.home / "go on").touch()
 
 
 def is_running(peach: Peach, name: str) -> bool:
@@ -59,6 +63,7 @@ def test_a_killed_executor_is_taken_over_at_once_and_done_nodes_do_not_run_again
     peach.until(lambda: is_running(peach, "slow"))
     process.kill()
     process.wait()
+    go_on(peach)
     began = time.monotonic()
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
     assert time.monotonic() - began < 60, "waited for the lease"
@@ -79,13 +84,14 @@ def test_a_killed_run_is_taken_up_with_the_hub_and_scheduler_that_it_had(peach: 
     process.wait()
     empty = tmp_path / "empty"
     empty.mkdir()
+    go_on(peach)
     peach("consume", "execute", "--once", PEACHCTL_FOLDERS__HUB=str(empty))
     judge(peach, rows=1)
 
 
 @pytest.mark.parametrize("which", ["supervisor", "all of its processes"])
 def test_when_the_warm_parent_is_killed_the_same_executor_starts_the_workflow_again(which: str, peach: Peach) -> None:
-    value, notes = counted(peach, 1.5)
+    value, notes = counted(peach)
     process = peach.start("run", peach.file(value))
     peach.until(lambda: is_running(peach, "slow"))
     victims = children(process.pid) if which == "supervisor" else descendants(process.pid)
@@ -94,13 +100,14 @@ def test_when_the_warm_parent_is_killed_the_same_executor_starts_the_workflow_ag
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    go_on(peach)
     assert process.wait(60) == 0
     judge(peach, rows=1)
     assert notes.read_text().split() == ["first", "last"]
 
 
 def test_an_attempt_that_keeps_losing_its_executor_ends_in_error_after_max_attempts(peach: Peach) -> None:
-    peach("submit", peach.file(counted(peach, 30)[0]))
+    peach("submit", peach.file(counted(peach)[0]))
     for _ in range(2):
         process = peach.start("consume", "execute", PEACHCTL_EXECUTE__MAX_ATTEMPTS="2")
         peach.until(lambda pid=process.pid: is_running(peach, "slow") and len(descendants(pid)) > 1)
@@ -150,13 +157,14 @@ def test_ctrl_c_cancels_a_run_with_all_of_its_processes(peach: Peach) -> None:
 def test_sigterm_drains_and_the_next_attempt_is_not_counted_and_goes_on_from_the_nodes_that_are_done(
     peach: Peach,
 ) -> None:
-    value, notes = counted(peach, 3)
+    value, notes = counted(peach)
     peach("submit", peach.file(value))
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__DRAIN="0.2s", PEACHCTL_EXECUTE__MAX_ATTEMPTS="1")
     peach.until(lambda: is_running(peach, "slow"))
     process.terminate()
     assert process.wait(30) == 0
     assert [row["status"] for row in peach.rows()] == ["queued"]
+    go_on(peach)
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__MAX_ATTEMPTS="1")
     judge(peach, rows=1)
     assert notes.read_text().split() == ["first", "last"]
