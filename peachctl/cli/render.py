@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.errors import PeachError
+from peachctl.errors import ConfigError, PeachError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +34,7 @@ MARKS = {
     "running": ("▶", "yellow"),
     "processing": ("▶", "yellow"),
     "error": ("✗", "red"),
+    "refused": ("✗", "red"),
     "skipped": ("-", "bright_black"),
     "cancelled": ("■", "magenta"),
     "waiting": ("·", "bright_black"),
@@ -146,6 +147,16 @@ Output = Annotated[
     Format, typer.Option("-o", "--output", help="How the result is written.", callback=_set_format, show_choices=True)
 ]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Whether a thing that cannot be undone may be done: by `--yes`, or by the answer of a person. Raises ConfigError
+    where nobody can be asked."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(f"{question} Nobody can be asked here", "add --yes")
+    return typer.confirm(question, err=True)
 
 
 def mark(status: str) -> Any:

@@ -1,0 +1,453 @@
+"""`dlq list|show|retry|drop`: dead letters, the messages that were refused."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peachctl.cli.render import Format, Output, Reveal, ago, agreed, grid, mark, screen
+from peachctl.errors import ConfigError, Exit, PeachError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from peachctl.config import Config
+    from peachctl.letters import Examined, Retried
+    from peachctl.store import Letter, Store
+
+dlq = typer.Typer(no_args_is_help=True, help="Dead letters: refused messages.")
+
+Numbers = Annotated[list[int] | None, typer.Argument(metavar="N...", help="Numbers of letters.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="CODE", help="Those that were refused for this, such as `cycle`.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(dlq, name="dlq")
+
+
+@contextlib.contextmanager
+def _opened() -> "Iterator[tuple[Config, Store]]":
+    from peachctl import app
+
+    config = screen.config()
+    with contextlib.closing(app.open_store(config)) as store:
+        yield config, store
+
+
+@dlq.command("list")
+def list_(reason: Reason = None, output: Output = Format.TABLE) -> None:
+    """Refused messages, the oldest first."""
+    from peachctl import letters, present
+
+    with _opened() as (_, store):
+        found = store.letters(bodies=False)
+    found = found if reason is None else letters.chosen(found, [], reason)
+    screen.result([present.letter(one) for one in found], lambda console: _rows(console, found))
+    if found:
+        screen.say(f"Next: peachctl dlq show {found[0].number}")
+
+
+def _rows(console: "Console", found: "list[Letter]") -> None:
+    from peachctl import letters
+    from peachctl.names import printable
+
+    grid(
+        console,
+        ("#", "RECEIVED", "REASON", "FROM", "ID", "SAYS"),
+        [
+            (
+                str(one.number),
+                ago(datetime.fromtimestamp(one.received)),
+                letters.code(one),
+                printable(_source(one), 60),
+                "" if one.queue_id is None else str(one.queue_id),
+                _sentence(one, 160),
+            )
+            for one in found
+        ],
+        "There are no dead letters.",
+    )
+
+
+def _sentence(one: "Letter", most: int) -> str:
+    """The reason without its code, which stands beside it."""
+    from peachctl.masking import mask
+    from peachctl.names import printable
+
+    return printable(mask(one.reason.partition(": ")[2] or one.reason), most)
+
+
+def _source(one: "Letter") -> str:
+    if one.file is not None:
+        return Path(one.file).name
+    if one.origin is not None:
+        return f"{one.origin.topic}[{one.origin.partition}] {one.origin.offset}"
+    return ""
+
+
+@dlq.command("show")
+def show(
+    number: Annotated[int, typer.Argument(metavar="N", help="The letter's number.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE.json", help="Write what there is to edit for `retry --patch` (exact, unmasked)."
+        ),
+    ] = None,
+    reveal: Reveal = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """One refused message: why, where in it, what is expected there, and what it holds up to there.
+
+    With --out also writes the workflow as JSON, as far as it decodes, as a beginning for `dlq retry N --patch`.
+    """
+    from peachctl import app, letters
+
+    with _opened() as (config, store):
+        examined = app.open_letters(config, store).examine(number)
+    if out == "-":
+        screen.text(letters.starting_point(examined))
+        return
+    if out is not None:
+        _write(out, letters.starting_point(examined))
+    value = _detail(examined, reveal=reveal)
+    screen.result(value, lambda console: _draw(console, examined, value, reveal=reveal))
+    if out is not None:
+        screen.say(f"{out} is written. Next: edit it, then   peachctl dlq retry {number} --patch {out}")
+    else:
+        screen.say(f"Next: {value['next']}")
+
+
+def _write(path: str, text: str) -> None:
+    """For its owner alone: it may hold passwords. Does not write over a file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise PeachError(f"{path}: {error.strerror}", "name another file with --out") from error
+
+
+def _detail(examined: "Examined", *, reveal: bool) -> dict[str, Any]:
+    from peachctl import letters, present
+    from peachctl.masking import mask, mask_value
+
+    one, fault = examined.letter, examined.fault
+    offset = one.byte_offset if fault is None or fault.error.offset is None else fault.error.offset
+    decoded = letters.decoded_of(examined)
+    problems = None
+    if examined.problems is not None:
+        problems = [{"code": p.code, "where": p.where, "message": mask(p.message)} for p in examined.problems]
+    return {
+        **present.letter(one),
+        "byte_offset": offset,
+        "line": fault.line if fault else None,
+        "column": fault.column if fault else None,
+        "expected": fault.expected if fault else None,
+        "spot": _spot(examined, offset, reveal=reveal),
+        "alike": examined.alike,
+        "complete": letters.whole(one),
+        "decodes": examined.workflow is not None,
+        "decoded": decoded if reveal else mask_value(decoded),
+        "problems": problems,
+        "next": _next(examined),
+    }
+
+
+def _spot(examined: "Examined", offset: int | None, *, reveal: bool) -> list[str] | None:
+    """Lines of the message around what is wrong."""
+    from peachctl.hexdump import around, around_text
+
+    one, fault = examined.letter, examined.fault
+    if fault is None:
+        return None
+    if fault.line is not None and fault.column is not None and fault.error.offset is None:
+        return around_text(one.body.decode("utf-8-sig", "replace"), fault.line, fault.column, reveal=reveal)
+    return around(one.body, offset, reveal=reveal) if offset is not None and offset <= len(one.body) else None
+
+
+def _next(examined: "Examined") -> str:
+    from peachctl import letters
+
+    number = examined.letter.number
+    drop = f"   or   peachctl dlq drop {number}"
+    if not letters.whole(examined.letter):
+        return f"send the message again, then   peachctl dlq drop {number}"
+    if examined.workflow is not None:
+        if examined.problems == []:
+            return f"peachctl dlq retry {number}   (nothing is wrong with it today)"
+        return f"peachctl dlq retry {number} --patch FILE.json" + drop
+    if examined.fault is not None and examined.fault.decoded is None and examined.fault.line is None:
+        return f"peachctl dlq drop {number}   or   peachctl dlq retry {number} --patch WORKFLOW.json"
+    return f"peachctl dlq show {number} --out FILE.json, edit it, peachctl dlq retry {number} --patch FILE.json"
+
+
+def _draw(console: "Console", examined: "Examined", value: dict[str, Any], *, reveal: bool) -> None:
+    from rich.text import Text
+
+    from peachctl.names import printable
+
+    one = examined.letter
+    console.print(Text.assemble((f"Dead letter {one.number}  ", "bold"), ("✗ " + value["code"], "red")))
+    console.print(f"  {_sentence(one, 2000)}", style="red")
+    console.print()
+    row = examined.row
+    others = f"{examined.alike} other letter{'s have' if examined.alike != 1 else ' has'} the same cause"
+    facts = (
+        ("from", _source(one)),
+        ("received", f"{ago(datetime.fromtimestamp(one.received))} ({value['received']})"),
+        ("size", f"{one.size} bytes" + ("" if value["complete"] else f", of which {len(one.body)} were kept")),
+        ("alike", others if examined.alike else "no other letter has this cause"),
+        ("workflow", one.queue_id and (f"{one.queue_id}, " + (row.status.word if row else "deleted since"))),
+    )
+    for label, fact in facts:
+        if fact:
+            console.print(f"  {label:9} {printable(str(fact), 2000)}", soft_wrap=True)
+    if value["spot"]:
+        where = f"byte {value['byte_offset']}"
+        if value["line"] is not None:
+            where = f"line {value['line']}, column {value['column']}"
+        console.print()
+        console.print(Text.assemble((f"At {where}", "bold"), f"  {printable(value['field'] or '', 300)}"))
+        if value["expected"]:
+            console.print(Text.assemble(("  expected  ", "bright_black"), (value["expected"], "green")))
+        for line in value["spot"]:
+            console.print(f"  {line}", style="red" if line.strip() in ("^", "^^") else "bright_black", soft_wrap=True)
+    if examined.workflow is not None:
+        _draw_workflow(console, examined, reveal=reveal)
+    elif isinstance(value["decoded"], dict):
+        console.print()
+        console.print("What there is, up to there" if one.byte_offset is not None else "What there is", style="bold")
+        for label, text in _summary(value["decoded"]):
+            console.print(f"  {label:22} {text}", soft_wrap=True)
+
+
+def _draw_workflow(console: "Console", examined: "Examined", *, reveal: bool) -> None:
+    from rich.text import Text
+
+    from peachctl import app, draw
+    from peachctl.masking import mask
+    from peachctl.names import printable
+
+    workflow, problems = examined.workflow, examined.problems
+    assert workflow is not None
+    console.print()
+    if problems is None:
+        console.print("There is no service hub to check it against.", style="yellow")
+    elif problems:
+        console.print("What is wrong with it today", style="bold")
+    for one in (problems or [])[:20]:
+        console.print(Text.assemble("  ", ("✗ ", "red"), (one.where, "bold"), f"  {printable(mask(one.message), 500)}"))
+    if problems and len(problems) > 20:
+        console.print(f"    and {len(problems) - 20} more")
+    if problems:
+        example = f'{{"{problems[0].where or "nodes"}": ...}}'
+        console.print(Text.assemble(("    a patch names the field: ", "bright_black"), (example, "green")))
+    if 0 < len(workflow.nodes) <= 40:
+        services = {}
+        with contextlib.suppress(PeachError):
+            services = app.load_hub(screen.config()).by_name
+        console.print()
+        console.print(draw.tree(workflow, services, reveal=reveal))
+
+
+def _summary(decoded: dict[str, Any]) -> list[tuple[str, str]]:
+    """A workflow that ends somewhere: a line per node that is whole, a line per field of the last one."""
+    import json
+
+    from peachctl.names import printable
+
+    def shown(value: Any) -> str:
+        return printable(json.dumps(value, ensure_ascii=False), 80)
+
+    lines: list[tuple[str, str]] = [(key, shown(decoded[key])) for key in ("name", "user") if key in decoded]
+    nodes = decoded.get("nodes")
+    if not isinstance(nodes, list) or not nodes:
+        return lines
+    first = max(0, len(nodes) - 6)
+    if first:
+        lines.append((f"nodes[0..{first - 1}]", f"{first} nodes"))
+    for index, node in enumerate(nodes[first:-1], first):
+        service = node.get("service") if isinstance(node, dict) else None
+        text = shown(node)
+        if isinstance(service, dict):
+            text = f"{shown(node.get('id'))}  {printable(str(service.get('id')), 40)} v{service.get('version')}"
+        lines.append((f"nodes[{index}]", text))
+    last = nodes[-1]
+    if not isinstance(last, dict):
+        return [*lines, (f"nodes[{len(nodes) - 1}]", shown(last))]
+    for key, value in last.items():
+        inner = list(value.items()) if isinstance(value, dict) else []
+        inner = [(f".{name}", item) for name, item in inner]
+        if isinstance(value, list):
+            inner = [(f"[{k}]", item) for k, item in enumerate(value)][-6:]
+        lines += [
+            (f"nodes[{len(nodes) - 1}].{printable(str(key), 20)}{printable(name, 40)}", shown(item))
+            for name, item in (inner or [("", value)])
+        ]
+    return lines
+
+
+def _select(
+    store: "Store", numbers: list[int] | None, everything: bool, reason: str | None, verb: str
+) -> "list[Letter]":
+    """The letters that a command is about, without their bodies."""
+    from peachctl import letters
+
+    if sum((bool(numbers), everything, reason is not None)) != 1:
+        raise ConfigError(f"name letters, or --reason CODE, or --all: one of the three, peachctl dlq {verb} --help")
+    return letters.chosen(store.letters(bodies=False), numbers or [], reason)
+
+
+@dlq.command("retry")
+def retry(
+    numbers: Numbers = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            "--patch",
+            metavar="FILE.json",
+            help="What to put right: a whole workflow (for one letter), or fields as `dlq show` names them and their"
+            ' new values, {"nodes[3].service.version": 2}; - is stdin.',
+        ),
+    ] = None,
+    everything: All = False,
+    reason: Reason = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Reads refused messages again, and files those that are good now, or made good by a patch.
+
+    Each is checked against the service hub of today and keeps the origin that it had; a workflow that was refused
+    keeps its id. One that is still bad stays as it is (exit 1).
+
+    A patch is a JSON object. A whole workflow (with name, user and nodes) takes the place of the message: the only
+    way where the message does not decode, and `dlq show N --out FILE.json` writes a beginning of it. Else its keys are
+    fields, spelled as in nodes[3].connections[0], and its values are put there; null disconnects a port or unsets a
+    parameter.
+    """
+    from peachctl import app, letters
+
+    with _opened() as (config, store):
+        chosen = _select(store, numbers, everything, reason, "retry")
+        change = None if patch is None else _patch(config, patch)
+        if letters.is_whole(change) and len(chosen) != 1:
+            raise ConfigError(f"--patch: a whole workflow is for one letter, not for {len(chosen)}")
+        app.need_space(config)
+        desk = app.open_letters(config, store)
+        done = []
+        for head in chosen:
+            letter = store.letter(head.number)
+            if letter is not None:  # else somebody else has just seen to it
+                done.append(desk.retry(letter, change))
+    screen.result([_retried(one) for one in done], lambda console: _draw_retried(console, done))
+    good = [one for one in done if one.id is not None]
+    bad = [one for one in done if one.id is None]
+    if good:
+        screen.say(
+            f"{len(good)} of {len(done)} filed. Next: "
+            + (f"peachctl queue show {good[0].id}" if len(good) == 1 else "peachctl queue list")
+        )
+    if bad:
+        hint = bad[0].hint if len(bad) == 1 and bad[0].hint else f"peachctl dlq show {bad[0].number}"
+        screen.say(f"{len(bad)} of {len(done)} stay as they are. Next: {hint}")
+        raise typer.Exit(max(one.exit for one in bad) if len(done) == 1 else Exit.FAILED)
+    if not done:
+        screen.say("There are no dead letters.")
+
+
+def _patch(config: "Config", file: str) -> Any:
+    from peachctl import app, wire
+    from peachctl.cli.workflow import named
+
+    body, name = app.read_input(config, file)
+    with named(name):
+        return wire.parse_json(body, app.limits(config).json_bytes)
+
+
+def _retried(one: "Retried") -> dict[str, Any]:
+    from peachctl.masking import mask
+
+    return {
+        "number": one.number,
+        "id": one.id,
+        "status": "refused" if one.id is None else "queued",
+        "reason": one.reason,
+        "problems": [{"code": p.code, "where": p.where, "message": mask(p.message)} for p in one.problems],
+    }
+
+
+def _draw_retried(console: "Console", done: "list[Retried]") -> None:
+    from peachctl.names import printable
+
+    def says(one: "Retried") -> str:
+        if one.problems:
+            first = one.problems[0]
+            more = f" (and {len(one.problems) - 1} more)" if len(one.problems) > 1 else ""
+            return f"{first.where}: {one.reason if not more else first.message}{more}"
+        return one.reason or ""
+
+    if done:
+        grid(
+            console,
+            ("#", "STATUS", "ID", "SAYS"),
+            [
+                (
+                    str(one.number),
+                    mark("refused" if one.id is None else "queued"),
+                    "" if one.id is None else str(one.id),
+                    printable(says(one), 500),
+                )
+                for one in done
+            ],
+            "",
+        )
+
+
+@dlq.command("drop")
+def drop(
+    numbers: Numbers = None,
+    everything: All = False,
+    reason: Reason = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Forgets refused messages, with the files that were set aside for them.
+
+    A workflow that was refused stays in the queue, with its reason. --all and --reason ask first.
+    """
+    from peachctl import app, present
+
+    with _opened() as (config, store):
+        chosen = _select(store, numbers, everything, reason, "drop")
+        if chosen and not numbers and not _may_drop(chosen, yes=yes):
+            screen.say("Nothing was dropped.")
+            raise typer.Exit(Exit.FAILED)
+        dropped = app.open_letters(config, store).drop(chosen)
+    screen.result(
+        [{**present.letter(one), "status": "dropped"} for one in chosen],
+        lambda console: console.print(_many(dropped) + " dropped."),
+    )
+    screen.say("Next: peachctl dlq list")
+
+
+def _may_drop(chosen: "list[Letter]", *, yes: bool) -> bool:
+    from peachctl import letters
+    from peachctl.names import printable
+
+    if not yes:
+        for one in chosen[:3]:
+            screen.say(f"  {one.number}  {letters.code(one)}  {printable(_source(one), 60)}  {_sentence(one, 80)}")
+        if len(chosen) > 3:
+            screen.say(f"  and {len(chosen) - 3} more")
+    return agreed(f"Drop {_many(len(chosen))}?", yes=yes)
+
+
+def _many(count: int) -> str:
+    return f"{count} dead letter{'' if count == 1 else 's'}"
