@@ -227,7 +227,9 @@ def parse_json(text: str | bytes, most: int) -> object:
     except UnicodeDecodeError as error:
         raise WireError("text that is not UTF-8", offset=error.start) from None
     except json.JSONDecodeError as error:
-        raise WireError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise WireError(
+            f"no JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise WireError("JSON nested too deep") from None
     except ValueError:

@@ -2,15 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.cli.render import Format, Output, Reveal, ago, agreed, grid, mark, screen
+from peachctl.cli.render import Format, Output, Reveal, ago, agreed, grid, mark, paragraph, screen
 from peachctl.errors import ConfigError, Exit, PeachError
+from peachctl.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +58,6 @@ def list_(reason: Reason = None, output: Output = Format.TABLE) -> None:
 
 def _rows(console: "Console", found: "list[Letter]") -> None:
     from peachctl import letters
-    from peachctl.names import printable
 
     grid(
         console,
@@ -68,18 +69,23 @@ def _rows(console: "Console", found: "list[Letter]") -> None:
                 letters.code(one),
                 printable(_source(one), 60),
                 "" if one.queue_id is None else str(one.queue_id),
-                _sentence(one, 160),
+                _short(one),
             )
             for one in found
         ],
         "There are no dead letters.",
+        cut=("FROM", "SAYS"),
     )
+
+
+def _short(one: "Letter", most: int = 160) -> str:
+    """The sentence without the byte offset."""
+    return re.sub(r"\Abyte \d+(?:, field |: )|\Afield ", "", _sentence(one, most))
 
 
 def _sentence(one: "Letter", most: int) -> str:
     """The reason without its code, which stands beside it."""
     from peachctl.masking import mask
-    from peachctl.names import printable
 
     return printable(mask(one.reason.partition(": ")[2] or one.reason), most)
 
@@ -175,41 +181,36 @@ def _spot(examined: "Examined", offset: int | None, *, reveal: bool) -> list[str
 
 def _next(examined: "Examined") -> str:
     from peachctl import letters
+    from peachctl.store import Status
 
-    number = examined.letter.number
-    drop = f"   or   peachctl dlq drop {number}"
+    number, row, fault = examined.letter.number, examined.row, examined.fault
+    drop = f"peachctl dlq drop {number}"
+    if row is not None and (row.status is not Status.ERROR or row.attempt):
+        return f"{drop}   (workflow {row.id} is no refused one any more)"
     if not letters.whole(examined.letter):
-        return f"send the message again, then   peachctl dlq drop {number}"
+        return f"send the message again, then   {drop}"
     if examined.workflow is not None:
         if examined.problems == []:
             return f"peachctl dlq retry {number}   (nothing is wrong with it today)"
-        return f"peachctl dlq retry {number} --patch FILE.json" + drop
-    if examined.fault is not None and examined.fault.decoded is None and examined.fault.line is None:
-        return f"peachctl dlq drop {number}   or   peachctl dlq retry {number} --patch WORKFLOW.json"
-    return f"peachctl dlq show {number} --out FILE.json, edit it, peachctl dlq retry {number} --patch FILE.json"
+        return f"peachctl dlq retry {number} --patch FILE.json   or   {drop}"
+    if fault is not None and fault.decoded is None and fault.line is None:
+        return f"{drop}   or   peachctl dlq retry {number} --patch WORKFLOW.json"
+    return f"peachctl dlq show {number} --out FILE.json   (to be edited, for retry --patch)"
 
 
 def _draw(console: "Console", examined: "Examined", value: dict[str, Any], *, reveal: bool) -> None:
     from rich.text import Text
 
-    from peachctl.names import printable
-
-    one = examined.letter
+    one, fault = examined.letter, examined.fault
     console.print(Text.assemble((f"Dead letter {one.number}  ", "bold"), ("✗ " + value["code"], "red")))
-    console.print(f"  {_sentence(one, 2000)}", style="red")
+    told = "; ".join(problem["message"] for problem in value["problems"] or [])
+    if not told.startswith(_sentence(one, 2000)):
+        paragraph(console, _short(one, 2000), "red")
+    if fault is not None and fault.error.hint:
+        paragraph(console, fault.error.hint, "yellow")
     console.print()
-    row = examined.row
-    others = f"{examined.alike} other letter{'s have' if examined.alike != 1 else ' has'} the same cause"
-    facts = (
-        ("from", _source(one)),
-        ("received", f"{ago(datetime.fromtimestamp(one.received))} ({value['received']})"),
-        ("size", f"{one.size} bytes" + ("" if value["complete"] else f", of which {len(one.body)} were kept")),
-        ("alike", others if examined.alike else "no other letter has this cause"),
-        ("workflow", one.queue_id and (f"{one.queue_id}, " + (row.status.word if row else "deleted since"))),
-    )
-    for label, fact in facts:
-        if fact:
-            console.print(f"  {label:9} {printable(str(fact), 2000)}", soft_wrap=True)
+    for label, fact in _facts(examined):
+        paragraph(console, fact, indent=f"  {label:9} ", hang=12)
     if value["spot"]:
         where = f"byte {value['byte_offset']}"
         if value["line"] is not None:
@@ -217,24 +218,38 @@ def _draw(console: "Console", examined: "Examined", value: dict[str, Any], *, re
         console.print()
         console.print(Text.assemble((f"At {where}", "bold"), f"  {printable(value['field'] or '', 300)}"))
         if value["expected"]:
-            console.print(Text.assemble(("  expected  ", "bright_black"), (value["expected"], "green")))
+            paragraph(console, value["expected"], "green", indent="  expected  ", hang=12)
         for line in value["spot"]:
             console.print(f"  {line}", style="red" if line.strip() in ("^", "^^") else "bright_black", soft_wrap=True)
     if examined.workflow is not None:
         _draw_workflow(console, examined, reveal=reveal)
     elif isinstance(value["decoded"], dict):
         console.print()
-        console.print("What there is, up to there" if one.byte_offset is not None else "What there is", style="bold")
-        for label, text in _summary(value["decoded"]):
-            console.print(f"  {label:22} {text}", soft_wrap=True)
+        console.print("What there is" if value["byte_offset"] is None else "What there is, up to there", style="bold")
+        lines = _summary(value["decoded"], value["field"] or "")
+        width = max((len(label) for label, _ in lines), default=0)
+        for label, text in lines:
+            paragraph(console, text, indent=f"  {label:{width}}  ", hang=width + 4)
+
+
+def _facts(examined: "Examined") -> Iterator[tuple[str, str]]:
+    from peachctl import letters
+
+    one, row = examined.letter, examined.row
+    yield "from", printable(_source(one), 300)
+    moment = datetime.fromtimestamp(one.received)
+    yield "received", f"{ago(moment)} ({moment:%Y-%m-%d %H:%M:%S})"
+    yield "size", f"{one.size} bytes" + ("" if letters.whole(one) else f", of which {len(one.body)} were kept")
+    if examined.alike:
+        yield "alike", f"{examined.alike} other letter{'s have' if examined.alike != 1 else ' has'} the same cause"
+    if one.queue_id is not None:
+        state = "deleted since" if row is None else f"{row.status.word}: peachctl queue show {row.id}"
+        yield "workflow", f"{one.queue_id}, {state}"
 
 
 def _draw_workflow(console: "Console", examined: "Examined", *, reveal: bool) -> None:
-    from rich.text import Text
-
     from peachctl import app, draw
     from peachctl.masking import mask
-    from peachctl.names import printable
 
     workflow, problems = examined.workflow, examined.problems
     assert workflow is not None
@@ -244,12 +259,11 @@ def _draw_workflow(console: "Console", examined: "Examined", *, reveal: bool) ->
     elif problems:
         console.print("What is wrong with it today", style="bold")
     for one in (problems or [])[:20]:
-        console.print(Text.assemble("  ", ("✗ ", "red"), (one.where, "bold"), f"  {printable(mask(one.message), 500)}"))
+        paragraph(console, f"{one.where}: {printable(mask(one.message), 500)}", "red", indent="  ✗ ", hang=4)
     if problems and len(problems) > 20:
         console.print(f"    and {len(problems) - 20} more")
     if problems:
-        example = f'{{"{problems[0].where or "nodes"}": ...}}'
-        console.print(Text.assemble(("    a patch names the field: ", "bright_black"), (example, "green")))
+        console.print(f'  In a patch: {{"{problems[0].where}": ...}}', style="green")
     if 0 < len(workflow.nodes) <= 40:
         services = {}
         with contextlib.suppress(PeachError):
@@ -258,41 +272,45 @@ def _draw_workflow(console: "Console", examined: "Examined", *, reveal: bool) ->
         console.print(draw.tree(workflow, services, reveal=reveal))
 
 
-def _summary(decoded: dict[str, Any]) -> list[tuple[str, str]]:
-    """A workflow that ends somewhere: a line per node that is whole, a line per field of the last one."""
+def _summary(decoded: dict[str, Any], field: str) -> list[tuple[str, str]]:
+    """A workflow that is not all right: a line per node, and a line per field of the one at fault."""
     import json
 
-    from peachctl.names import printable
+    from peachctl.avro import field_parts
 
     def shown(value: Any) -> str:
         return printable(json.dumps(value, ensure_ascii=False), 80)
 
     lines: list[tuple[str, str]] = [(key, shown(decoded[key])) for key in ("name", "user") if key in decoded]
     nodes = decoded.get("nodes")
-    if not isinstance(nodes, list) or not nodes:
+    if not isinstance(nodes, list):
         return lines
-    first = max(0, len(nodes) - 6)
+    parts = field_parts(field) or ()
+    index = parts[1] if len(parts) > 1 and isinstance(parts[1], int) else len(nodes)
+    first = max(0, min(index, len(nodes) - 1) - 5)
     if first:
         lines.append((f"nodes[0..{first - 1}]", f"{first} nodes"))
-    for index, node in enumerate(nodes[first:-1], first):
-        service = node.get("service") if isinstance(node, dict) else None
-        text = shown(node)
-        if isinstance(service, dict):
-            text = f"{shown(node.get('id'))}  {printable(str(service.get('id')), 40)} v{service.get('version')}"
-        lines.append((f"nodes[{index}]", text))
-    last = nodes[-1]
-    if not isinstance(last, dict):
-        return [*lines, (f"nodes[{len(nodes) - 1}]", shown(last))]
-    for key, value in last.items():
-        inner = list(value.items()) if isinstance(value, dict) else []
-        inner = [(f".{name}", item) for name, item in inner]
-        if isinstance(value, list):
-            inner = [(f"[{k}]", item) for k, item in enumerate(value)][-6:]
-        lines += [
-            (f"nodes[{len(nodes) - 1}].{printable(str(key), 20)}{printable(name, 40)}", shown(item))
-            for name, item in (inner or [("", value)])
-        ]
+    for number, node in enumerate(nodes[first : first + 10], first):
+        if number != index or not isinstance(node, dict):
+            lines.append((f"nodes[{number}]", _node(node, shown)))
+            continue
+        for key, value in node.items():
+            inner = [("", value)]
+            if isinstance(value, dict):
+                inner = [(f".{name}", item) for name, item in value.items()]
+            elif isinstance(value, list):
+                inner = [(f"[{k}]", item) for k, item in enumerate(value)][-8:]
+            lines += [(f"nodes[{number}].{printable(key + part, 60)}", shown(item)) for part, item in inner]
+    if len(nodes) > first + 10:
+        lines.append(("...", f"{len(nodes) - first - 10} more nodes"))
     return lines
+
+
+def _node(node: Any, shown: Callable[[Any], str]) -> str:
+    service = node.get("service") if isinstance(node, dict) else None
+    if not isinstance(service, dict):
+        return shown(node)
+    return f"{shown(node.get('id'))}  {printable(str(service.get('id')), 40)} v{printable(str(service.get('version')))}"
 
 
 def _select(
@@ -384,8 +402,6 @@ def _retried(one: "Retried") -> dict[str, Any]:
 
 
 def _draw_retried(console: "Console", done: "list[Retried]") -> None:
-    from peachctl.names import printable
-
     def says(one: "Retried") -> str:
         if one.problems:
             first = one.problems[0]
@@ -439,7 +455,6 @@ def drop(
 
 def _may_drop(chosen: "list[Letter]", *, yes: bool) -> bool:
     from peachctl import letters
-    from peachctl.names import printable
 
     if not yes:
         for one in chosen[:3]:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -171,22 +171,46 @@ def mark(status: str) -> Any:
     return Text(f"{sign} {status}", style=style)
 
 
-def grid(console: "Console", headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A table without frames; `empty` is said on stderr when there are no rows."""
+def grid(
+    console: "Console",
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    empty: str,
+    cut: Container[str] = (),
+) -> None:
+    """A table without frames; `empty` is said on stderr when there are no rows. cut: headings of columns that are cut
+    to the width that is left, so that a row stays one line."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("ID", "#", "STATUS"))
+        whole = heading not in cut if cut else heading in ("ID", "#", "STATUS")
+        table.add_column(heading, overflow="fold", no_wrap=whole)
     count = 0
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]
+        for heading, cell in zip(headings, cells, strict=True):
+            if heading in cut:
+                cell.no_wrap, cell.overflow = True, "ellipsis"
+        table.add_row(*cells)
         count += 1
     if count:
         console.print(table)
     else:
         screen.say(empty)
+
+
+def paragraph(console: "Console", text: str, style: str | None = None, *, indent: str = "  ", hang: int = 2) -> None:
+    """A text that begins after `indent` and goes on `hang` columns in; not wrapped where no terminal is."""
+    import textwrap
+
+    lines = [indent + text]
+    if not console.soft_wrap:
+        width = max(30, console.width)
+        lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * hang) or [indent]
+    for line in lines:
+        console.print(line, style=style, soft_wrap=True)
 
 
 def ago(moment: datetime | None) -> str:
