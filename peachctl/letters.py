@@ -12,7 +12,7 @@ What a kill leaves behind, and who mends it:
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +35,22 @@ logger = logging.getLogger(__name__)
 _FIELDS = ("name", "user", "nodes")
 
 
-def is_whole(patch: object) -> bool:
+def read_patch(body: bytes, limits: wire.Limits) -> dict[str, object]:
+    """A patch from its JSON text: an object whose keys are fields as refusals name them (`user`,
+    `nodes[3].service.version`) and whose values are put there. A whole workflow is a patch as well. Raises PeachError.
+    """
+    patch = wire.parse_json(body, limits.json_bytes)
+    if not isinstance(patch, dict) or not patch:
+        raise PeachError(
+            "a patch is a JSON object: a whole workflow, or fields and what to put there",
+            'for example {"nodes[3].service.version": 2}',
+        )
+    return patch
+
+
+def is_whole(patch: Mapping[str, object]) -> bool:
     """Whether a patch is a whole workflow."""
-    return isinstance(patch, dict) and set(_FIELDS) <= set(patch)
+    return set(_FIELDS) <= set(patch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,35 +129,27 @@ def read(letter: Letter, limits: wire.Limits) -> Workflow:
         raise StateError(
             f"dead letter {letter.number}: only {len(letter.body)} of its {letter.size} bytes were kept, so it cannot"
             " be tried again: the message must be sent again",
-            "raise limits.message_bytes first",
+            f"raise limits.message_bytes, have it sent again, then   peachctl dlq drop {letter.number}",
         )
     return wire.decode_file(letter.body, letter.file or "", limits)
 
 
 def starting_point(examined: Examined) -> str:
-    """What there is to edit for a patch: the file as it came where that is JSON, else the JSON of what was decoded
-    (whole, or up to the fault). Raises StateError where nothing is."""
-    letter = examined.letter
-    if wire.may_be_json(letter.file or ""):
+    """What there is to edit for a patch: the text as it came where that is JSON (also under a name, or in a topic, for
+    Avro), else the JSON of what was decoded, whole or up to the fault. Raises StateError where nothing is."""
+    letter, decoded = examined.letter, decoded_of(examined)
+    if wire.may_be_json(letter.file or "") or (
+        decoded is None and letter.body.lstrip(b"\xef\xbb\xbf \r\n")[:1] == b"{"
+    ):
         return letter.body.decode(errors="backslashreplace")
-    decoded = decoded_of(examined)
     if not decoded:
         raise StateError(f"nothing of dead letter {letter.number} decodes", "write the whole workflow, or drop it")
     return json.dumps(decoded, indent=1, ensure_ascii=False) + "\n"
 
 
-def patched(letter: Letter, patch: object, limits: wire.Limits) -> Workflow:
-    """The workflow that a letter becomes by a patch: a JSON object whose keys are fields as refusals name them
-    (`user`, `nodes[3].service.version`) and whose values are put there. A whole workflow is a patch as well; where
-    the letter does not decode it must be one.
-
-    Raises PeachError, WireError for a result that is no workflow.
-    """
-    if not isinstance(patch, dict) or not patch:
-        raise PeachError(
-            "a patch is a JSON object: a whole workflow, or fields and what to put there",
-            'for example {"nodes[3].service.version": 2}',
-        )
+def patched(letter: Letter, patch: Mapping[str, object], limits: wire.Limits) -> Workflow:
+    """The workflow that a letter becomes by a patch (`read_patch`), which must be a whole one where the letter does
+    not decode. Raises PeachError, WireError for a result that is no workflow."""
     if is_whole(patch):
         return wire.workflow_of(patch, limits)
     value = _decoded(letter, limits)
@@ -237,19 +242,22 @@ class Letters:
             problems = check(workflow, ingest.known_services(self._load_hub()))
         return Examined(letter, max(alike, 0), None, workflow, problems, row)
 
-    def retry(self, letter: Letter, patch: object = None) -> Retried:
+    def retry(self, letter: Letter, patch: Mapping[str, object] | None = None) -> Retried:
         """Reads a letter (or what a patch makes of it) and checks it against the hub of today; files it where it is
         good. Else nothing is changed. Raises UnreachableError, and PeachError where the hub cannot be read."""
         known = ingest.known_services(self._load_hub())
         try:
             workflow = read(letter, self._limits) if patch is None else patched(letter, patch, self._limits)
-            problems = check(workflow, known)
-            if problems:
-                text = "; ".join(problem.message for problem in problems[:20])
-                return Retried(letter.number, None, mask(text), None, problems, Exit.FAILED)
-            filed = self._file(letter, workflow, patched=patch is not None)
-        except (WireError, StateError) as error:
+        except PeachError as error:
             return Retried(letter.number, None, mask(error.message), error.hint, exit=error.exit)
+        problems = check(workflow, known)
+        if problems:
+            text = "; ".join(problem.message for problem in problems[:20])
+            return Retried(letter.number, None, mask(text), None, problems, Exit.FAILED)
+        try:
+            filed = self._file(letter, workflow, patched=patch is not None)
+        except StateError as error:  # dropped meanwhile, or its row is no refused one any more
+            return Retried(letter.number, None, error.message, error.hint, exit=error.exit)
         return Retried(letter.number, filed.id)
 
     def _file(self, letter: Letter, workflow: Workflow, *, patched: bool) -> Filed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peachctl.cli.render import Format, Output, Reveal, ago, agreed, grid, mark, paragraph, screen
-from peachctl.errors import ConfigError, Exit, PeachError
+from peachctl.errors import ConfigError, Exit, PeachError, StateError
 from peachctl.names import printable
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _next(examined: "Examined") -> str:
     from peachctl import letters
     from peachctl.store import Status
 
-    number, row, fault = examined.letter.number, examined.row, examined.fault
+    number, row = examined.letter.number, examined.row
     drop = f"peachctl dlq drop {number}"
     if row is not None and (row.status is not Status.ERROR or row.attempt):
         return f"{drop}   (workflow {row.id} is no refused one any more)"
@@ -193,7 +193,9 @@ def _next(examined: "Examined") -> str:
         if examined.problems == []:
             return f"peachctl dlq retry {number}   (nothing is wrong with it today)"
         return f"peachctl dlq retry {number} --patch FILE.json   or   {drop}"
-    if fault is not None and fault.decoded is None and fault.line is None:
+    try:
+        letters.starting_point(examined)
+    except StateError:
         return f"{drop}   or   peachctl dlq retry {number} --patch WORKFLOW.json"
     return f"peachctl dlq show {number} --out FILE.json   (to be edited, for retry --patch)"
 
@@ -320,7 +322,7 @@ def _select(
     from peachctl import letters
 
     if sum((bool(numbers), everything, reason is not None)) != 1:
-        raise ConfigError(f"name letters, or --reason CODE, or --all: one of the three, peachctl dlq {verb} --help")
+        raise ConfigError("name letters, or --reason CODE, or --all: one of the three", f"peachctl dlq {verb} --help")
     return letters.chosen(store.letters(bodies=False), numbers or [], reason)
 
 
@@ -355,7 +357,7 @@ def retry(
     with _opened() as (config, store):
         chosen = _select(store, numbers, everything, reason, "retry")
         change = None if patch is None else _patch(config, patch)
-        if letters.is_whole(change) and len(chosen) != 1:
+        if change is not None and letters.is_whole(change) and len(chosen) != 1:
             raise ConfigError(f"--patch: a whole workflow is for one letter, not for {len(chosen)}")
         app.need_space(config)
         desk = app.open_letters(config, store)
@@ -367,26 +369,25 @@ def retry(
     screen.result([_retried(one) for one in done], lambda console: _draw_retried(console, done))
     good = [one for one in done if one.id is not None]
     bad = [one for one in done if one.id is None]
-    if good:
-        screen.say(
-            f"{len(good)} of {len(done)} filed. Next: "
-            + (f"peachctl queue show {good[0].id}" if len(good) == 1 else "peachctl queue list")
-        )
+    if len(good) == 1:
+        screen.say(f"Dead letter {good[0].number} is workflow {good[0].id}. Next: peachctl queue show {good[0].id}")
+    elif good:
+        screen.say(f"{_many(len(good))} became workflows. Next: peachctl queue list")
     if bad:
         hint = bad[0].hint if len(bad) == 1 and bad[0].hint else f"peachctl dlq show {bad[0].number}"
-        screen.say(f"{len(bad)} of {len(done)} stay as they are. Next: {hint}")
-        raise typer.Exit(max(one.exit for one in bad) if len(done) == 1 else Exit.FAILED)
+        screen.say(f"{_many(len(bad))} {'stays' if len(bad) == 1 else 'stay'} as before. Next: {hint}")
+        raise typer.Exit(bad[0].exit if len(done) == 1 else Exit.FAILED)
     if not done:
         screen.say("There are no dead letters.")
 
 
-def _patch(config: "Config", file: str) -> Any:
-    from peachctl import app, wire
+def _patch(config: "Config", file: str) -> "dict[str, object]":
+    from peachctl import app, letters
     from peachctl.cli.workflow import named
 
     body, name = app.read_input(config, file)
     with named(name):
-        return wire.parse_json(body, app.limits(config).json_bytes)
+        return letters.read_patch(body, app.limits(config))
 
 
 def _retried(one: "Retried") -> dict[str, Any]:
@@ -448,20 +449,21 @@ def drop(
         dropped = app.open_letters(config, store).drop(chosen)
     screen.result(
         [{**present.letter(one), "status": "dropped"} for one in chosen],
-        lambda console: console.print(_many(dropped) + " dropped."),
+        lambda console: console.print(f"{_many(dropped)} dropped." if chosen else "There are no dead letters."),
     )
-    screen.say("Next: peachctl dlq list")
+    if chosen:
+        screen.say("Next: peachctl dlq list")
 
 
 def _may_drop(chosen: "list[Letter]", *, yes: bool) -> bool:
     from peachctl import letters
 
-    if not yes:
-        for one in chosen[:3]:
-            screen.say(f"  {one.number}  {letters.code(one)}  {printable(_source(one), 60)}  {_sentence(one, 80)}")
-        if len(chosen) > 3:
-            screen.say(f"  and {len(chosen) - 3} more")
-    return agreed(f"Drop {_many(len(chosen))}?", yes=yes)
+    details = [
+        f"  {one.number}  {letters.code(one)}  {printable(_source(one), 40)}  {_short(one, 60)}" for one in chosen[:3]
+    ]
+    if len(chosen) > 3:
+        details.append(f"  and {len(chosen) - 3} more")
+    return agreed(f"drop {_many(len(chosen))}", details, yes=yes)
 
 
 def _many(count: int) -> str:

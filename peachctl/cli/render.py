@@ -149,14 +149,16 @@ Output = Annotated[
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
 
 
-def agreed(question: str, *, yes: bool) -> bool:
-    """Whether a thing that cannot be undone may be done: by `--yes`, or by the answer of a person. Raises ConfigError
-    where nobody can be asked."""
+def agreed(what: str, details: Iterable[str], *, yes: bool) -> bool:
+    """Whether a thing that cannot be undone may be done: by `--yes`, or by the answer of a person who is shown the
+    details. what: such as `drop 3 dead letters`. Raises ConfigError where nobody can be asked."""
     if yes:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ConfigError(f"{question} Nobody can be asked here", "add --yes")
-    return typer.confirm(question, err=True)
+        raise ConfigError(f"to {what}, somebody has to agree, and there is no terminal to ask at", "add --yes")
+    for line in details:
+        screen.say(line)
+    return typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True)
 
 
 def mark(status: str) -> Any:
