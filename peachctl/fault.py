@@ -159,7 +159,7 @@ def _in_json(body: bytes, error: WireError) -> Fault:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
-        before = body[: wrong.start]
+        before = wrong.object[: wrong.start]
         return Fault(error, line=before.count(b"\n") + 1, column=wrong.start - before.rfind(b"\n"))
     try:
         value = json.loads(text)

@@ -225,7 +225,8 @@ def parse_json(text: str | bytes, most: int) -> object:
             text = text.decode("utf-8-sig")
         value: object = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except UnicodeDecodeError as error:
-        raise WireError("text that is not UTF-8", offset=error.start) from None
+        # Python counts from behind the byte order mark.
+        raise WireError("text that is not UTF-8", offset=error.start + len(text) - len(error.object)) from None
     except json.JSONDecodeError as error:
         raise WireError(
             f"no JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"

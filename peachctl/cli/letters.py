@@ -34,6 +34,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(dlq, name="dlq")
 
 
+def _advise(text: str) -> None:
+    """What happened and what to type next, for people: `-o json` is read by programs."""
+    if screen.format is Format.TABLE:
+        screen.say(text)
+
+
 @contextlib.contextmanager
 def _opened() -> "Iterator[tuple[Config, Store]]":
     from peachctl import app
@@ -53,7 +59,7 @@ def list_(reason: Reason = None, output: Output = Format.TABLE) -> None:
     found = found if reason is None else letters.chosen(found, [], reason)
     screen.result([present.letter(one) for one in found], lambda console: _rows(console, found))
     if found:
-        screen.say(f"Next: peachctl dlq show {found[0].number}")
+        _advise(f"Next: peachctl dlq show {found[0].number}")
 
 
 def _rows(console: "Console", found: "list[Letter]") -> None:
@@ -126,9 +132,9 @@ def show(
     value = _detail(examined, reveal=reveal)
     screen.result(value, lambda console: _draw(console, examined, value, reveal=reveal))
     if out is not None:
-        screen.say(f"{out} is written. Next: edit it, then   peachctl dlq retry {number} --patch {out}")
+        _advise(f"{out} is written. Next: edit it, then   peachctl dlq retry {number} --patch {out}")
     else:
-        screen.say(f"Next: {value['next']}")
+        _advise(f"Next: {value['next']}")
 
 
 def _write(path: str, text: str) -> None:
@@ -370,15 +376,15 @@ def retry(
     good = [one for one in done if one.id is not None]
     bad = [one for one in done if one.id is None]
     if len(good) == 1:
-        screen.say(f"Dead letter {good[0].number} is workflow {good[0].id}. Next: peachctl queue show {good[0].id}")
+        _advise(f"Dead letter {good[0].number} is workflow {good[0].id}. Next: peachctl queue show {good[0].id}")
     elif good:
-        screen.say(f"{_many(len(good))} became workflows. Next: peachctl queue list")
+        _advise(f"{_many(len(good))} became workflows. Next: peachctl queue list")
     if bad:
         hint = bad[0].hint if len(bad) == 1 and bad[0].hint else f"peachctl dlq show {bad[0].number}"
-        screen.say(f"{_many(len(bad))} {'stays' if len(bad) == 1 else 'stay'} as before. Next: {hint}")
+        _advise(f"{_many(len(bad))} {'stays' if len(bad) == 1 else 'stay'} as before. Next: {hint}")
         raise typer.Exit(bad[0].exit if len(done) == 1 else Exit.FAILED)
     if not done:
-        screen.say("There are no dead letters.")
+        _advise("There are no dead letters.")
 
 
 def _patch(config: "Config", file: str) -> "dict[str, object]":
@@ -452,7 +458,7 @@ def drop(
         lambda console: console.print(f"{_many(dropped)} dropped." if chosen else "There are no dead letters."),
     )
     if chosen:
-        screen.say("Next: peachctl dlq list")
+        _advise("Next: peachctl dlq list")
 
 
 def _may_drop(chosen: "list[Letter]", *, yes: bool) -> bool:
