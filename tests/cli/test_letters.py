@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from peachctl import app, wire
+from peachctl.cli import app as command_line
 from peachctl.config import load
+from peachctl.errors import PeachError
 from tests.conftest import DIAMOND, Peach, node, workflow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,8 +50,9 @@ def refused(peach: Peach) -> set[str]:
 
 
 def test_an_empty_list_is_empty_json_and_says_so_to_people(peach: Peach) -> None:
-    assert peach.json("dlq", "list") == []
-    assert "no dead letters" in peach("dlq", "list").stderr
+    assert json.loads(peach.inside("dlq", "list", "-o", "json")) == []
+    assert peach.inside("dlq", "list", "-o", "jsonl") == ""
+    assert "no dead letters" in peach.inside("dlq", "list")
 
 
 def test_the_list_has_the_fixed_keys_and_tells_what_was_refused(peach: Peach) -> None:
@@ -100,11 +104,11 @@ def test_show_of_a_refused_workflow_tells_all_problems_its_row_and_its_graph(pea
 
 
 def test_a_password_is_shown_only_when_revealed(peach: Peach) -> None:
-    uri = json.dumps({"user": "u", "password": "hunter2-secret", "server": "s", "root": "r"})
+    uri = json.dumps({"user": "u", "server": "s", "root": "r", "password": "hunter2-secret"})
     value = workflow(node("a", "Text", [uri]), node("b", uri, [], "a"))
     body = wire.encode_workflow(wire.workflow_from_json(value))
     text = json.dumps({**value, "user": 3}).encode()
-    refuse(peach, whole_bin=body, cut_bin=body[:-3], typed_json=text, cut_json=text[:-60])
+    refuse(peach, whole_bin=body, cut_bin=body[:-3], typed_json=text, torn_json=text.replace(b"], ", b" x], ", 1))
     for number in range(1, 5):
         for more in ((), ("-o", "json")):
             assert "hunter2" not in peach.inside("dlq", "show", number, *more)
@@ -119,9 +123,13 @@ def test_what_there_is_can_be_written_to_a_file_of_ones_own(peach: Peach) -> Non
     assert json.loads(out.read_text())["nodes"][0] == DIAMOND["nodes"][0]
     assert out.stat().st_mode & 0o077 == 0
     assert json.loads(peach.inside("dlq", "show", 1, "--out", "-")) == json.loads(out.read_text())
-    before = out.read_bytes()
-    assert "File exists" in peach("dlq", "show", 1, "--out", out, code=1).stderr
-    assert out.read_bytes() == before
+
+
+def test_a_file_that_is_there_is_not_written_over(peach: Peach) -> None:
+    refuse(peach, cut_bin=DIAMOND_BYTES[:-30])
+    mine = peach.file("mine", "1.json")
+    assert "File exists" in peach("dlq", "show", 1, "--out", mine, code=1).stderr
+    assert mine.read_text() == "mine"
 
 
 # retry
@@ -173,9 +181,18 @@ def test_what_cannot_be_done_changes_nothing_and_says_why(
     refuse(peach, a_bin=b"bad", b_json=CYCLE)
     peach.file(DIAMOND, "whole.json")
     peach.file([], "list.json")
-    done = peach("dlq", *arguments, "-o", "json", code=code)
-    assert said in json.loads(done.stderr)["error"]["message"] and done.stdout == ""
+    variables = {key: None for key in os.environ if key.startswith("PEACHCTL_")} | peach.environment()
+    words = [str(peach.home / one) if str(one).endswith(".json") else str(one) for one in arguments]
+    error = CliRunner().invoke(command_line, ["dlq", *words], env=variables).exception
+    assert isinstance(error, PeachError) and (error.exit, said in error.message) == (code, True), error
     assert len(peach.letters()) == 2 and len(peach.rows()) == 1
+
+
+def test_without_a_terminal_nothing_is_dropped_unasked(peach: Peach) -> None:
+    refuse(peach, a_bin=b"bad")
+    done = peach("dlq", "drop", "--all", "-o", "json", code=2)
+    error = json.loads(done.stderr)["error"]
+    assert (error["code"], error["hint"], done.stdout) == (2, "add --yes", "") and len(peach.letters()) == 1
 
 
 # drop
