@@ -4,6 +4,7 @@ The decoders of `wire` and `jsonform` refuse strictly; here the same ones read o
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,16 +163,30 @@ def _in_json(body: bytes, error: WireError) -> Fault:
         before = wrong.object[: wrong.start]
         return Fault(error, line=before.count(b"\n") + 1, column=wrong.start - before.rfind(b"\n"))
     try:
-        value = json.loads(text)
+        # What is shown must be JSON again, so there are no numbers in it that JSON does not have.
+        value = json.loads(text, parse_constant=str, parse_float=_finite)
     except json.JSONDecodeError as wrong:
         return Fault(error, line=wrong.lineno, column=wrong.colno)
     except (ValueError, RecursionError):
+        return Fault(error)
+    if not _shallow(value):
         return Fault(error)
     parts = field_parts(error.field)
     if not parts:
         return Fault(error, value, expected)
     position = _position(text, parts)
     return Fault(error, value, expected, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
+
+
+def _finite(digits: str) -> object:
+    value = float(digits)
+    return value if math.isfinite(value) else digits
+
+
+def _shallow(value: object, levels: int = 32) -> bool:
+    """Whether a JSON value is nested so little that whatever shows it can follow."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(item, levels - 1) for item in inner)
 
 
 _BLANK = re.compile(r"[ \t\r\n]*")

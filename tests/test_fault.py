@@ -47,6 +47,20 @@ def test_wherever_a_message_is_cut_what_stands_before_is_told(whole: Workflow) -
     assert trailing.expected == "the end of the message"
 
 
+@pytest.mark.parametrize("name", ["diamond.bin", "param_types.bin", "sized_blocks.bin"])
+def test_whatever_a_byte_is_changed_to_the_fault_is_where_the_decoder_says(name: str) -> None:
+    body = (GOLDEN / name).read_bytes()
+    for position in range(len(body)):
+        for change in (0x00, 0x01, 0x03, 0x7F, 0x80, 0xFF):
+            changed = body[:position] + bytes([change]) + body[position + 1 :]
+            fault = examine(changed, "")
+            if fault is None:
+                wire.decode_workflow(changed)
+            else:
+                assert fault.expected and fault.error.offset is not None, (position, change)
+                assert json.loads(json.dumps(fault.decoded), parse_constant=pytest.fail) == fault.decoded
+
+
 @pytest.mark.parametrize(
     ("name", "expected", "decoded"),
     [

@@ -107,7 +107,7 @@ def test_a_password_is_shown_only_when_revealed(peach: Peach) -> None:
     uri = json.dumps({"user": "u", "server": "s", "root": "r", "password": "hunter2-secret"})
     value = workflow(node("a", "Text", [uri]), node("b", uri, [], "a"))
     body = wire.encode_workflow(wire.workflow_from_json(value))
-    text = json.dumps({**value, "user": 3}).encode()
+    text = json.dumps(value).replace('"id": "a"', '"id": 3', 1).encode()
     refuse(peach, whole_bin=body, cut_bin=body[:-3], typed_json=text, torn_json=text.replace(b"], ", b" x], ", 1))
     for number in range(1, 5):
         for more in ((), ("-o", "json")):
@@ -130,6 +130,24 @@ def test_a_file_that_is_there_is_not_written_over(peach: Peach) -> None:
     mine = peach.file("mine", "1.json")
     assert "File exists" in peach("dlq", "show", 1, "--out", mine, code=1).stderr
     assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": NaN, "user": 1e999, "nodes": []}',
+        b'{"name": "x", "user": "\\ud800", "nodes": []}',
+        b'{"name": "x", "user": "u", "nodes": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"name": "\\u001b[2J", "user": 3, "nodes": {"\\u202e": 1}}',
+        b'{"name": "x", "user": "u", "nodes": [3, {"service": 4, "\\u001bx": 5}, null]}',
+    ],
+)
+def test_strange_json_is_shown_and_commands_no_terminal(peach: Peach, body: bytes) -> None:
+    refuse(peach, x_json=body)
+    for reveal in ((), ("--reveal",)):
+        value = json.loads(peach.inside("dlq", "show", 1, "-o", "json", *reveal), parse_constant=pytest.fail)
+        assert value["number"] == 1
+        assert not {"\x1b", "\u202e"} & set(peach.inside("dlq", "show", 1, *reveal))
 
 
 # retry
