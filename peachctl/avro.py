@@ -187,7 +187,7 @@ def field_path(parts: list[str | int] | tuple[str | int, ...]) -> str:
     return text
 
 
-_PARTS = re.compile(r"(?:\A|\.)([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
+_PARTS = re.compile(r"(?:\A|(?<=.)\.)([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
 
 
 def field_parts(path: str) -> tuple[str | int, ...] | None:
