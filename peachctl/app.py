@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peachctl.execute import ExecuteLoop, Observer, Options
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
+    from peachctl.letters import Letters
     from peachctl.runner import Runner
     from peachctl.store.schema import Plan
     from peachctl.store.sqlite import SqliteStore
@@ -133,6 +134,21 @@ def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
         load_hub=lambda: load_hub(config),
         limits=limits(config),
         free_space=config.limits.free_space,
+    )
+
+
+def open_letters(config: Config, store: Store) -> "Letters":
+    """The dead letters of this store."""
+    from peachctl.letters import Letters
+
+    return Letters(
+        store,
+        queue_folder=config.folders.queue,
+        download_files=config.folders.download_files,
+        inbox=config.folders.inbox,
+        load_hub=lambda: load_hub(config),
+        limits=limits(config),
+        embedded=not config.kafka.bootstrap_servers,
     )
 
 

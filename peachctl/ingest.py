@@ -83,7 +83,7 @@ def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> E
 def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, priority: int = 1) -> Entry:
     """A workflow file as it would be filed, for commands that hold one in hand. name: says by its ending whether it
     is JSON (`wire.decode_file`). Raises PeachError with all that is wrong with it, a problem a line."""
-    known = _services(hub)
+    known = known_services(hub)
     try:
         workflow = wire.decode_file(body, name, limits)
     except WireError as error:
@@ -125,13 +125,19 @@ def file_entries(store: Store, entries: Sequence[Entry], queue_folder: Path) -> 
     script is the event). Raises PeachError; rows whose script could not be placed are owed and repaired by `Ingest`."""
     filed = unique_names(entries, store.file)
     fail_point("ingest:submitted")
+    place_scripts(store, filed, queue_folder)
+    return filed
+
+
+def place_scripts(store: Store, filed: Sequence[Filed], queue_folder: Path) -> None:
+    """Places the scripts of rows that were filed just now: in an embedded installation they are the events. Raises
+    PeachError; what could not be placed is owed, and repaired by `Ingest`."""
     for one in filed:
         row = store.get(one.id)
         if row is not None:
             _place(queue_folder, row)
     store.announced([one.id for one in filed])
     fail_point("ingest:submitted-announced")
-    return filed
 
 
 def _place(queue_folder: Path, row: Row, workflow: Workflow | None = None) -> None:
@@ -148,7 +154,8 @@ def _place(queue_folder: Path, row: Row, workflow: Workflow | None = None) -> No
         fail_point("ingest:placed")
 
 
-def _services(hub: Hub) -> dict[str, dict[int, Service]]:
+def known_services(hub: Hub) -> dict[str, dict[int, Service]]:
+    """The services to check against. Raises HubMissing where there are none."""
     known = hub.by_name
     if not known:
         raise HubMissing(f"the service hub {hub.folder} holds no service", "set folders.hub")
@@ -253,7 +260,7 @@ class Ingest:
             hub = self._load_hub()
         except PeachError as error:
             raise HubMissing(f"{error.message}: nothing is ingested", error.hint) from error
-        self._services = _services(hub)
+        self._services = known_services(hub)
         self._loaded = time.monotonic()
 
     def _handle(self, messages: Sequence[Message]) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,8 +96,7 @@ def make_bus(home: Path) -> FolderBus:
     return FolderBus(home / "inbox", home / "queue", "host", wire.Limits().message_bytes, sweep=0.1, settle=0.1)
 
 
-@pytest.fixture
-def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
+def open_place(tmp_path: Path, hub: Path) -> Iterator[Place]:
     for name in ("inbox", "queue", "temp", "files"):
         (tmp_path / name).mkdir()
     store = open_store(tmp_path / "db.sqlite")
@@ -104,6 +104,11 @@ def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
     yield Place(tmp_path, hub, store, bus, make_loop(tmp_path, store, bus, hub))
     bus.close()
     store.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
+    yield from open_place(tmp_path, hub)
 
 
 # The road
@@ -124,7 +129,10 @@ def test_a_message_becomes_a_row_a_script_and_an_event(place: Place, name: str) 
     text = (place.home / "queue" / row.execution_file).read_text()
     assert text == script.render(decoded, md5)
     assert place.store.unannounced(10) == []
-    assert [seen.name for seen in place.bus.changed()] == [row.execution_file]
+    end = time.monotonic() + 10
+    while not (seen := place.bus.changed()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [one.name for one in seen] == [row.execution_file]
     assert place.inbox() == []
     assert place.store.letters() == []
 
@@ -223,6 +231,57 @@ def test_a_workflow_that_must_not_run_is_a_row_in_error_with_a_log_and_a_letter(
     assert place.scripts() == []
     assert place.store.unpacked(10) == []
     assert place.store.unannounced(10) == []
+
+
+OTHER_VERSION = {**node("a", "Text", ["x"]), "service": {"id": "Text", "version": 7}}
+
+
+@pytest.mark.parametrize(
+    ("code", "nodes"),
+    [
+        ("no-nodes", []),
+        ("cycle", [node("a", "Upper", [], "b"), node("b", "Upper", [], "a")]),
+        ("self-loop", [node("a", "Upper", [], "a")]),
+        ("empty-id", [node("", "Text", ["x"])]),
+        ("duplicate-id", [node("a", "Text", ["x"]), node("a", "Text", ["y"])]),
+        ("dangling", [node("a", "Upper", [], "gone")]),
+        ("unknown-service", [node("a", "Nowhere")]),
+        ("unknown-version", [OTHER_VERSION]),
+        ("unknown-port", [node("a", "Text", ["x"]), node("b", "Upper", [], ("a", 1))]),
+        ("extra-connection", [node("a", "Upper", [], ["x"], ["y"])]),
+        ("extra-parameter", [node("a", "Text", ["x", "y"])]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["bin", "json"])
+def test_each_kind_that_cannot_run_has_a_row_with_its_log_and_a_letter(
+    place: Place, code: str, nodes: list[dict[str, Any]], ending: str
+) -> None:
+    value = workflow(*nodes)
+    body = wire.encode_workflow(wire.workflow_from_json(value))
+    place.drop(body if ending == "bin" else value, f"x.{ending}")
+    place.step()
+    [row] = place.store.rows()
+    [letter] = place.store.letters()
+    assert (row.status, letter.queue_id) == (Status.ERROR, row.id) and row.finished_date is not None
+    assert letter.reason.startswith(f"{code}: ") and row.reason in letter.reason
+    assert row.output_file and row.reason and row.reason in place.log(row.id)
+    assert place.scripts() == [] and place.store.unannounced(5) == []
+
+
+def test_nulls_beyond_what_a_version_declares_are_dropped(place: Place) -> None:
+    place.drop(workflow(node("a", "Text", ["x", None]), node("b", "Upper", [None], "a", None)))
+    place.step()
+    assert [row.status for row in place.store.rows()] == [Status.QUEUED] and place.store.letters() == []
+
+
+@pytest.mark.parametrize("limits", [wire.Limits(nodes=4), wire.Limits(message_bytes=60)])
+def test_more_than_the_limits_allow_has_no_row(place: Place, limits: wire.Limits) -> None:
+    loop = make_loop(place.home, place.store, place.bus, place.hub, limits=limits)
+    place.drop(wire.encode_workflow(wire.workflow_from_json(DIAMOND)), "x.bin")
+    while not loop.step(0.1):
+        pass
+    assert place.store.rows() == []
+    assert [(letter.queue_id, letter.reason[:11]) for letter in place.store.letters()] == [(None, "malformed: ")]
 
 
 def test_all_problems_are_in_the_reason(place: Place) -> None:

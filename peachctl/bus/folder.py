@@ -26,7 +26,7 @@ import select
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ from peachctl.names import file_name, printable
 from peachctl.store import Origin
 from peachctl.wire import Limits
 
-__all__ = ["EXTENSIONS", "FolderBus", "ScriptSeen"]
+__all__ = ["EXTENSIONS", "FolderBus", "ScriptSeen", "remove_refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -240,11 +240,7 @@ class FolderBus:
             except BlockingIOError:
                 yield None
                 return
-            try:
-                kept = json.loads(os.pread(fd, 4096, 0))
-                last, topic = int(kept["last"]), str(kept["topic"])
-            except (ValueError, KeyError, TypeError):
-                last, topic = 0, f"inbox@{self._host}"
+            last, topic = _kept(fd) or (0, f"inbox@{self._host}")
             yield _Taking(fd, folder, max(last, self._last_offset), topic)
         finally:
             os.close(fd)
@@ -402,6 +398,49 @@ class _Taking:
         os.pwrite(self.fd, kept, 0)
         os.ftruncate(self.fd, len(kept))
         return self.last
+
+
+def _kept(fd: int) -> tuple[int, str] | None:
+    """The last offset and the topic of an inbox."""
+    try:
+        kept = json.loads(os.pread(fd, 4096, 0))
+        return int(kept["last"]), str(kept["topic"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_refused(inbox: Path, origins: Iterable[Origin]) -> int:
+    """Removes the refused files of these origins, and their reasons, from `.refused`; returns how many files went.
+
+    An offset says which file was put there by `reject`. What is of another inbox (rows of several hosts may share a
+    database), or was put there by somebody else, stays. What cannot be removed is left with a warning.
+    """
+    removed = 0
+    try:
+        fd = os.open(inbox / ORIGIN / "last", _READ)
+    except OSError:
+        return 0  # nothing was ever taken here
+    try:
+        kept = _kept(fd)
+    finally:
+        os.close(fd)
+    offsets = {origin.offset for origin in origins if kept is not None and origin.topic == kept[1]}
+    try:
+        found = [entry for entry in os.scandir(inbox / REFUSED) if entry.is_file(follow_symlinks=False)]
+    except OSError:
+        return 0
+    for entry in found:
+        match = _TAKEN_NAME.fullmatch(entry.name)
+        if match is None or int(match[1]) not in offsets:
+            continue
+        try:
+            Path(entry.path).unlink()
+            removed += 1
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s cannot be removed: %s", printable(entry.path), error.strerror)
+    return removed
 
 
 def _is_message(name: str) -> bool:

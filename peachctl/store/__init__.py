@@ -327,8 +327,8 @@ class Store(Protocol):
         """Names the packed output of an ended row that has none; does nothing to any other."""
         ...
 
-    def letters(self) -> list[Letter]:
-        """Oldest first, bodies included."""
+    def letters(self, *, bodies: bool = True) -> list[Letter]:
+        """Oldest first. Without bodies each has an empty one, and none is read: together they may be gigabytes."""
         ...
 
     def letter(self, number: int) -> Letter | None: ...

@@ -52,6 +52,28 @@ def in_rejection(peach: Peach, point: str) -> None:
     judge(peach, rows=0)
 
 
+def in_retried_letter(peach: Peach, point: str) -> None:
+    """A refused workflow that is patched: whatever the kill left, it runs once, under the id that it had."""
+    drop(peach, CYCLE)
+    peach("consume", "ingest", "--once")
+    [letter] = peach.letters()
+    patch = peach.file({"nodes[0].connections[0]": {"port_idx": -1, "node_id": "x"}}, "patch.json")
+    killed(peach, point, "dlq", "retry", letter["number"], "--patch", patch)
+    assert peach.letters() == []
+    peach("consume", "ingest", "--once")
+    peach("consume", "execute", "--once")
+    judge(peach, rows=1)
+
+
+def in_dropped_letter(peach: Peach, point: str) -> None:
+    drop(peach, "{not json", "bad.json")
+    peach("consume", "ingest", "--once")
+    killed(peach, point, "dlq", "drop", 1)
+    peach("consume", "ingest", "--once")
+    assert peach.letters() == []
+    judge(peach, rows=0)
+
+
 def in_execute(peach: Peach, point: str) -> None:
     peach("submit", peach.file(DIAMOND))
     killed(peach, point, "consume", "execute", "--once")
@@ -181,6 +203,8 @@ SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
     "ingest:packed": in_refusal,
     "ingest:attached": in_refusal,
     "ingest:rejected": in_rejection,
+    **dict.fromkeys(["letters:filed", "letters:unpacked", "letters:removed"], in_retried_letter),
+    "letters:dropped": in_dropped_letter,
     **dict.fromkeys(
         [
             *("execute:joined", "execute:renewed", "execute:released", "execute:expired", "execute:claimed"),
