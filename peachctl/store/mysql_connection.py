@@ -206,6 +206,25 @@ class MysqlSession:
             with suppress(mysql.connector.Error, OSError):
                 connection.close()
 
+    # For the schema
+
+    def separate(self) -> Any:
+        """A connection beside the session's own, on which a reply may take as long as it takes: the driver's."""
+        try:
+            connection = self._connect()
+        except Exception as error:
+            number = _number(error)
+            raise error if number is None else self.told(error) from error
+        connection.read_timeout = None
+        return connection
+
+    def told(self, error: Exception) -> PeachError:
+        """A driver's error as a sentence."""
+        number = _number(error)
+        if number is None or number in _OF_THE_MOMENT:
+            return UnreachableError(f"{self.name}: {_said(error)}", "see whether the server runs, and database.url")
+        return self._translated(error, number)
+
     # Beneath
 
     def _persist(self, attempt: Callable[[], T]) -> T:
