@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from peachctl.errors import ConfigError
 from peachctl.store import (
     Claim,
     Entry,
@@ -32,12 +31,12 @@ from peachctl.store import (
     Wanted,
     columns,
     rules,
-    schema,
 )
 from peachctl.store.mysql_attempts import Attempts
 from peachctl.store.mysql_claim import gate, pick, pick_only, waiting
 from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, marks
 from peachctl.store.mysql_filing import Filing
+from peachctl.store.mysql_schema import need_schema
 
 _COLUMNS = """SELECT q.id, q.user, q.execution_file, q.workflow_json, q.status, q.progress, q.original_workflow_file,
     q.sending_date, q.finished_date, q.priority, q.output_file,
@@ -60,6 +59,9 @@ _NO_LIMIT = (1 << 64) - 1
 _MANY = 1000  # ids in one statement
 
 
+__all__ = ["PATIENCE", "MysqlStore", "open_store"]
+
+
 def open_store(
     server: Server, queue_table: str = "queue", patience: float = PATIENCE, *, wall: Callable[[], float] = time.time
 ) -> "MysqlStore":
@@ -70,28 +72,11 @@ def open_store(
     """
     db = MysqlSession(server, queue_table, patience)
     try:
-        _check_schema(db)
+        need_schema(db)
     except BaseException:
         db.close()
         raise
     return MysqlStore(db, wall)
-
-
-def _check_schema(db: MysqlSession) -> None:
-    meta = {bytes(name).decode(): value for name, value in db.rows("SELECT name, value FROM peach_meta")}
-    has, newest = int(meta.get("schema", 0)), schema.files(db.dialect)[-1].number
-    if has > newest:
-        raise ConfigError(
-            f"{db.name}: its schema has version {has}, this peachctl knows versions up to {newest}",
-            "use the newer peachctl that upgraded it",
-        )
-    if has < newest:
-        raise ConfigError(f"{db.name}: the database has an older schema, or none", "peachctl init-db")
-    if meta.get("queue_table") != db.queue_table:
-        raise ConfigError(
-            f"{db.name}: its queue table is {meta.get('queue_table')!r}, the configuration says {db.queue_table!r}",
-            f"set database.queue_table to {meta.get('queue_table')!r}",
-        )
 
 
 class MysqlStore:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import mysql.connector  # noqa: TID253  only tests come here, and they mean it
 
 from peachctl.config_values import Mysql, parse_database_url
-from peachctl.store import Store, schema
+from peachctl.store import Store
 from peachctl.store import mysql as mysql_store
 from peachctl.store.mysql_connection import MysqlSession, Server
+from peachctl.store.mysql_schema import migrate
 from peachctl.store.sqlite import open_store
 from peachctl.store.sqlite_file import Clock, system_clock
 from tests.servers import databases
@@ -127,19 +128,14 @@ class MysqlClient:
 
 
 @functools.cache
-def _schema() -> list[str]:
-    files = schema.files("mysql")
-    return [one for file in files for one in schema.statements(file.path, "queue", "`queue`")]
-
-
-@functools.cache
 def _own(kind: str) -> str:
     """A database of this process on the session's server, with the tables of `init-db`; emptied for each test."""
     known = databases.server(kind)
     name = f"t_{uuid.uuid4().hex[:16]}"
     databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    databases.execute(known, *_schema(), database=name)
-    return f"mysql://root@127.0.0.1:{known['port']}/{name}"
+    place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
+    migrate(place_server(place))
+    return place
 
 
 _TABLES = ("jobs", "origins", "outbox", "runs", "nodes", "letters", "executors", "left", "writers")
