@@ -152,7 +152,7 @@ class MysqlSchema:
     def _take_turn(self) -> None:
         """Waits for any other init-db of this database; the connection's end gives the turn away."""
         until = time.monotonic() + _TURN
-        turn = "CONCAT('peach_', SHA1(DATABASE()))"  # a name has at most 64 characters
+        turn = "CONCAT('peach_', LEFT(SHA2(DATABASE(), 256), 40))"  # a name has at most 64 characters
         while self._ask(f"SELECT GET_LOCK({turn}, 5)")[0][0] != 1:
             if time.monotonic() > until:
                 other = self._ask(f"SELECT IS_USED_LOCK({turn})")[0][0]
