@@ -35,6 +35,10 @@ PATIENCE = 10.0
 _CONNECT, _REPLY = 5.0, 15.0  # most seconds to wait for a connection, for a reply
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _IDLE = 30  # seconds after which the server ends a connection that says nothing, and a transaction with it
+_ESCAPED = tuple("\\'\"\n\r\0\x1a")
+_ESCAPED_BYTES = tuple(bytes([ord(char)]) for char in _ESCAPED)
+_FORM = 2048  # bytes of a statement that are no values
+_ROWS = 200  # of one INSERT
 _LOCK = 5  # seconds to wait for a row that somebody else has locked
 
 # After these the connection is good. What the transaction did so far is to be rolled back: 1205 does not by itself.
@@ -69,6 +73,14 @@ class Again(Exception):
 
 class DuplicateKey(Again):
     """A row with this unique key is there."""
+
+
+class RowTooLarge(Exception):
+    """A row is larger than a statement may be. index: of the row. size, most: bytes."""
+
+    def __init__(self, index: int, size: int, most: int) -> None:
+        super().__init__(f"row {index} has {size} bytes, a statement may have {most}")
+        self.index, self.size, self.most = index, size, most
 
 
 class MysqlSession:
@@ -119,6 +131,37 @@ class MysqlSession:
         if self._inside:
             return self._execute(sql, values)[1]
         return self._persist(lambda: self._execute(sql, values)[1])
+
+    def insert(self, into: LiteralString, rows: Sequence[Sequence[Any]], on_duplicate: LiteralString = "") -> None:
+        """Many rows of the same form, in statements of a few hundred, each smaller than what the server takes.
+
+        into: up to `VALUES`. Raises DuplicateKey, and RowTooLarge before anything of it is sent.
+        """
+        most = self.packet - _FORM
+        sizes = [self.check_size(row, index) for index, row in enumerate(rows)]
+        part: list[Sequence[Any]] = []
+        total = 0
+        for row, size in zip(rows, sizes, strict=True):
+            if len(part) == _ROWS or total + size > most:
+                self._insert(into, part, on_duplicate)
+                part, total = [], 0
+            part.append(row)
+            total += size
+        if part:
+            self._insert(into, part, on_duplicate)
+
+    def check_size(self, row: Sequence[Any], index: int = 0) -> int:
+        """The most bytes that these values take in a statement. Raises RowTooLarge."""
+        size = _size(row)
+        if size > self.packet - _FORM:
+            raise RowTooLarge(index, size, self.packet)
+        return size
+
+    def _insert(self, into: str, rows: Sequence[Sequence[Any]], on_duplicate: str) -> None:
+        one = f"({', '.join(['%s'] * len(rows[0]))})"
+        self._execute(
+            f"{into} VALUES {', '.join([one] * len(rows))} {on_duplicate}", [value for row in rows for value in row]
+        )
 
     def transaction(self, work: Callable[[], T], *, marked: bool = True) -> T:
         """What `work` returns, once all that it did is committed. Rolled back by any exception.
@@ -359,6 +402,24 @@ class MysqlSession:
         if number in (1153, 2020):
             return PeachError(f"{self.name}: {said}", "raise the server's max_allowed_packet")
         return UnreachableError(f"{self.name}: {said}")
+
+
+def marks(many: Sequence[Any]) -> Any:
+    """`%s, %s` for the values of an IN, which must be one at least."""
+    return ", ".join(["%s"] * len(many))
+
+
+def _size(row: Sequence[Any]) -> int:
+    """Bytes of a row's values as they stand in a statement, at most."""
+    size = 4 * len(row)
+    for value in row:
+        if isinstance(value, str):
+            size += len(value.encode()) + sum(map(value.count, _ESCAPED))
+        elif isinstance(value, bytes):
+            size += len(value) + sum(map(value.count, _ESCAPED_BYTES))
+        else:
+            size += 24
+    return size
 
 
 def _number(error: Exception) -> int | None:

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS {queue} (
     sending_date DATETIME NOT NULL DEFAULT '1000-01-01 00:00:00',
     finished_date DATETIME NOT NULL DEFAULT '1000-01-01 00:00:00',
     priority INT DEFAULT 1,
-    output_file VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci DEFAULT '',
+    output_file VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci DEFAULT '',
     UNIQUE KEY execution_file (execution_file)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci;
 
