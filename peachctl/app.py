@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peachctl.config import Config, Sqlite
+from peachctl.config import Config, Mysql, Sqlite
 from peachctl.errors import ConfigError, PeachError
 from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from peachctl.ingest import Ingest
     from peachctl.letters import Letters
     from peachctl.runner import Runner
+    from peachctl.store.mysql_connection import Server
     from peachctl.store.schema import Plan
-    from peachctl.store.sqlite import SqliteStore
     from peachctl.wire import Limits
 
 
@@ -34,36 +34,55 @@ def host() -> str:
     return socket.gethostname()
 
 
-def open_store(config: Config) -> "SqliteStore":
-    """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError."""
-    from peachctl.store import sqlite
+def open_store(config: Config, *, executes: bool = False) -> Store:
+    """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError.
 
-    return sqlite.open_store(_sqlite(config).path, config.database.queue_table)
+    executes: an executor has leases to renew: it waits for a lock, or for a server, for a fifth of a lease at most, so
+    that it can try again, and again, before its supervisor ends all runs.
+    """
+    database, table = config.database.parsed, config.database.queue_table
+    patience = config.execute.lease / 5 if executes else 30.0
+    if isinstance(database, Sqlite):
+        from peachctl.store import sqlite
+
+        return sqlite.open_store(database.path, table, min(30.0, patience))
+    from peachctl.store import mysql
+
+    return mysql.open_store(_server(config, database), table, min(mysql.PATIENCE, patience))
 
 
-def _sqlite(config: Config) -> Sqlite:
-    database = config.database.parsed
-    if not isinstance(database, Sqlite):
-        raise ConfigError(
-            "database.url: MySQL and MariaDB are not in this version yet",
-            "leave database.url out, or use sqlite:////ABSOLUTE/PATH",
-        )
-    return database
+def _server(config: Config, url: Mysql) -> "Server":
+    """The configured server, with its password. Raises ConfigError."""
+    from peachctl.config import database_password
+    from peachctl.store.mysql_connection import Server
+
+    asked = config.database
+    return Server(url, database_password(config), asked.tls_ca, asked.tls_cert, asked.tls_key, asked.tls_verify)
 
 
 def schema_plan(config: Config) -> "Plan":
     """What `init-db` would do; changes nothing."""
-    from peachctl.store import sqlite
+    database, table = config.database.parsed, config.database.queue_table
+    if isinstance(database, Sqlite):
+        from peachctl.store import sqlite
 
-    return sqlite.plan(_sqlite(config).path, config.database.queue_table)
+        return sqlite.plan(database.path, table)
+    from peachctl.store import mysql_schema
+
+    return mysql_schema.plan(_server(config, database), table)
 
 
 def migrate(config: Config) -> "Plan":
     """What `init-db` does: creates, upgrades or adopts. Returns what was done."""
-    from peachctl.store import sqlite
-
+    database, table = config.database.parsed, config.database.queue_table
     make_folders(config)
-    return sqlite.migrate(_sqlite(config).path, config.database.queue_table)
+    if isinstance(database, Sqlite):
+        from peachctl.store import sqlite
+
+        return sqlite.migrate(database.path, table)
+    from peachctl.store import mysql_schema
+
+    return mysql_schema.migrate(_server(config, database), table)
 
 
 def refuse_unready(config: Config) -> None:
@@ -309,7 +328,7 @@ def run_file(
     entry = entry_of(config, file, hub=hub)
     chosen = "sync" if debug else scheduler
     entry = replace(entry, hub=str(hub or config.folders.hub), scheduler=chosen or config.execute.scheduler)
-    store = open_store(config)
+    store = open_store(config, executes=True)
     opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
     with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
         asked: list[int] = []

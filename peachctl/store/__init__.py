@@ -14,6 +14,8 @@ from datetime import datetime
 from enum import Enum, IntEnum, StrEnum
 from typing import Any, Protocol
 
+from peachctl.errors import PeachError
+
 
 class Status(IntEnum):
     """`queue.status` (contract). JSON shows the lower-case name."""
@@ -200,7 +202,8 @@ class Store(Protocol):
         """Files all entries (status queued, or error where refused) with origin and announcement to be made, and the
         letters, in one transaction. An entry whose origin is known makes no row: the known one is returned with
         new=False (its sha256 must be the same, else StateError: the topic was made anew). A letter whose origin is
-        known is passed over. An execution_file that is taken by another row raises ExecutionFileTaken."""
+        known is passed over. An execution_file that is taken by another row raises ExecutionFileTaken, an entry that is
+        larger than the database takes EntryTooLarge."""
         ...
 
     def file_claimed(self, entry: Entry, executor: Executor, lease: float) -> Claim:
@@ -352,3 +355,11 @@ class Store(Protocol):
 
 class ExecutionFileTaken(Exception):
     """The script name of an entry belongs to another row; choose another (the next microsecond)."""
+
+
+class EntryTooLarge(PeachError):
+    """An entry is larger than the database takes in one row. entry: which one of those that were to be filed."""
+
+    def __init__(self, entry: Entry, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.entry = entry

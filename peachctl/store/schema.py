@@ -1,4 +1,7 @@
-"""The schema: numbered files `sql/<dialect>/NNNN_name.sql`, applied once each, in order, in one transaction.
+"""The schema: numbered files `sql/<dialect>/NNNN_name.sql`, applied once each, in order.
+
+All of it is one transaction where the database can do that. Where each change of the schema is a transaction of its
+own (MySQL), every statement of a file may be repeated, and what an interruption left is finished the next time.
 
 The last number applied stands in `peach_meta`, written by the file itself, so that the SQL that is printed is all
 that is to be done. A database that holds the table of 2017 and none of our own is adopted: where a file has a variant
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from peachctl.errors import ConfigError
+from peachctl.failpoint import fail_point
 
 COLUMNS = (
     "id",
@@ -36,7 +40,8 @@ _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Database(Protocol):
     """What an adapter shows of a database for its schema to be seen to.
 
-    name: how people know it (a path, a URL without password). dialect: the folder below `sql/`.
+    name: how people know it (a path, a URL without password). dialect: the folder below `sql/`. frame: SQL that
+    stands before and behind what is printed.
     """
 
     @property
@@ -48,20 +53,31 @@ class Database(Protocol):
     @property
     def queue_table(self) -> str: ...
 
+    @property
+    def frame(self) -> tuple[str, str]: ...
+
     def quoted(self, identifier: str) -> str:
         """An identifier as it stands in this dialect's SQL."""
         ...
 
     def meta(self) -> dict[str, str]:
-        """`peach_meta`, empty where there is no such table."""
+        """`peach_meta`, empty where there is no such table, or nothing in it yet."""
         ...
 
     def columns(self) -> tuple[str, ...]:
         """Of the queue table, in order; empty where there is no such table."""
         ...
 
+    def effort(self) -> str:
+        """What people should know of the adoption of this table before they begin it, or ''."""
+        ...
+
     def extras(self) -> Sequence[str]:
         """Statements that make what others have hung on the queue table and what adopting it would drop."""
+        ...
+
+    def needed(self, statement: str) -> bool:
+        """False for a statement that cannot be repeated and was executed before."""
         ...
 
     def changing(self) -> AbstractContextManager[None]:
@@ -86,6 +102,7 @@ class Plan:
     """What is to be done (`pending`) or was done (`apply`): nothing where steps is empty.
 
     version: of the schema once it is done. steps: one line each, for people. statements: SQL, each with its `;`.
+    frame: SQL before and behind them where people apply it themselves.
     """
 
     database: str
@@ -93,6 +110,7 @@ class Plan:
     steps: list[str]
     statements: list[str]
     adopts: bool = False
+    frame: tuple[str, str] = ("", "")
 
 
 def table_name(name: str) -> str:
@@ -148,7 +166,7 @@ def pending(database: Database) -> Plan:
             f"{database.name}: its schema has version {has}, this peachctl knows versions up to {newest}",
             "use the newer peachctl that upgraded it",
         )
-    if has and meta.get("queue_table") != database.queue_table:
+    if meta and meta.get("queue_table") != database.queue_table:
         raise ConfigError(
             f"{database.name}: its queue table is {meta.get('queue_table')!r}, the configuration says"
             f" {database.queue_table!r}",
@@ -161,12 +179,13 @@ def pending(database: Database) -> Plan:
             f" Peach has {', '.join(COLUMNS)}",
             "set database.queue_table to the name of another table",
         )
-    adopts = bool(columns)
+    # Begun and interrupted, an adoption is one still.
+    adopts = not has and ("adopted" in meta if meta else bool(columns))
     steps, todo = [], []
     for file in known[has:]:
         adopt = file.adopt if adopts else None
         steps.append(
-            f"adopt the table {database.queue_table} of 2017"
+            f"adopt the table {database.queue_table} of 2017{database.effort()}"
             if adopt
             else f"apply sql/{database.dialect}/{file.path.name}"
         )
@@ -174,12 +193,12 @@ def pending(database: Database) -> Plan:
         if adopt:
             todo += database.extras()
     if adopts:
-        todo.append("INSERT INTO peach_meta (name, value) VALUES ('adopted', '1');")
-    return Plan(database.name, newest, steps, todo, adopts)
+        todo.append("REPLACE INTO peach_meta (name, value) VALUES ('adopted', '1');")
+    return Plan(database.name, newest, steps, [one for one in todo if database.needed(one)], adopts, database.frame)
 
 
 def apply(database: Database) -> Plan:
-    """Does what is to be done, whole or not at all; whoever comes second finds nothing left. Raises as `pending`."""
+    """Does what is to be done; whoever comes second finds nothing left. Raises as `pending`."""
     plan = pending(database)
     if not plan.steps:
         return plan
@@ -187,6 +206,7 @@ def apply(database: Database) -> Plan:
         plan = pending(database)
         for statement in plan.statements:
             database.execute(statement)
+            fail_point("schema:step")
     return plan
 
 
@@ -194,4 +214,5 @@ def sql_text(plan: Plan) -> str:
     """The SQL of a plan as it is printed for people who apply it themselves."""
     if not plan.statements:
         return "-- nothing is to be done\n"
-    return "BEGIN;\n\n" + "\n\n".join(plan.statements) + "\n\nCOMMIT;\n"
+    head, tail = plan.frame
+    return "\n\n".join(part for part in (head, *plan.statements, tail) if part) + "\n"

@@ -10,7 +10,7 @@ nobody, whatever its status: `retry` of a workflow that was just cancelled waits
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from peachctl.errors import ConfigError, StateError
+from peachctl.errors import ConfigError
 from peachctl.store import (
     Claim,
     Entry,
@@ -26,12 +26,13 @@ from peachctl.store import (
     Status,
     Wanted,
     columns,
+    rules,
     schema,
 )
 from peachctl.store.sqlite_attempts import Attempts, OpenRun
 from peachctl.store.sqlite_claim import pick, pick_only
 from peachctl.store.sqlite_file import Clock, SqliteFile, connect, memory, system_clock
-from peachctl.store.sqlite_filing import Filing, check_priority
+from peachctl.store.sqlite_filing import Filing
 
 _ROW = """SELECT q.id, q.user, q.execution_file, q.workflow_json, q.status, q.progress, q.original_workflow_file,
     q.sending_date, q.finished_date, q.priority, q.output_file,
@@ -118,13 +119,12 @@ class SqliteStore:
         return filed
 
     def file_claimed(self, entry: Entry, executor: Executor, lease: float) -> Claim:
-        if entry.refused is not None:
-            raise StateError(f"a refused workflow is not run: {entry.refused}")
+        rules.check_runnable(entry)
         with self._db.writing():
             # No announcement: it is not for others to take.
             filed = Filing(self._db, self._clock, self._attempts).file(entry, announce=False)
             if not filed.new:
-                raise StateError(f"workflow {filed.id} was made of this message already")
+                raise rules.made_already(filed.id)
             return self._begin(filed.id, executor, lease)
 
     def unannounced(self, most: int) -> list[Row]:
@@ -201,16 +201,8 @@ class SqliteStore:
                     (until, self._clock.boot, claim.id, claim.attempt, claim.token, executor.token),
                 ).rowcount
                 row = self._db.row("SELECT status FROM {queue} WHERE id = ?", (claim.id,))
-                if row is None:
-                    wanted[claim] = Wanted.DELETED
-                elif not held:
-                    wanted[claim] = Wanted.LOST
-                elif row[0] == Status.PROCESSING:
-                    wanted[claim] = Wanted.GO_ON
-                else:
-                    # Also where it was retried since (queued): it starts again once this run is closed.
-                    cancelled = row[0] in (Status.CANCELLED, Status.QUEUED)
-                    wanted[claim] = Wanted.CANCELLED if cancelled else Wanted.LOST
+                status = None if row is None else row[0]
+                wanted[claim] = rules.wanted(status, there=row is not None, held=held == 1)
         return wanted
 
     # What the holder of a claim writes
@@ -231,14 +223,10 @@ class SqliteStore:
     def finish(
         self, claim: Claim, status: Status, *, reason: str | None, output_file: str, nodes: Sequence[NodeState] = ()
     ) -> bool:
-        if not status.ended:
-            raise ValueError(f"{status.word} is no end")
+        rules.check_end(status)
         now = columns.local_time(self._clock.wall())
         with self._db.writing():
-            cancelled = self._attempts.status(claim.id) is Status.CANCELLED
-            final = Status.CANCELLED if cancelled else status
-            if cancelled and status is not Status.CANCELLED:
-                reason = "it was cancelled"
+            final, reason = rules.end(self._attempts.status(claim.id), status, reason)
             output = columns.text(output_file)
             ended = self._db.change(
                 "UPDATE {queue} SET status = ?, finished_date = ?, output_file = ?,"
@@ -352,8 +340,7 @@ class SqliteStore:
     def cancel(self, id: int) -> Status:
         with self._db.writing():
             before = self._must(id)
-            if before.ended:
-                raise StateError(f"workflow {id} has ended already ({before.word})")
+            rules.check_cancel(id, before)
             self._db.change(
                 "UPDATE {queue} SET status = 2, finished_date = ? WHERE id = ?",
                 (columns.local_time(self._clock.wall()), id),
@@ -368,15 +355,8 @@ class SqliteStore:
         with self._db.writing():
             status = self._must(id)
             left = self._db.row("SELECT 1 FROM peach_left WHERE queue_id = ?", (id,)) is not None
-            if not (left or status in (Status.CANCELLED, Status.ERROR) or (from_start and status.ended)):
-                hint = "peachctl queue retry --from-start runs all of it again" if status.ended else None
-                raise StateError(f"workflow {id} is {status.word}: only what failed or was cancelled is retried", hint)
             (body,) = self._db.row("SELECT workflow_json FROM {queue} WHERE id = ?", (id,))
-            if not columns.holds_json(body or ""):
-                raise StateError(
-                    f"workflow {id}: what its row holds of the workflow cannot be read any more",
-                    "the workflow must be sent again",
-                )
+            rules.check_retry(id, status, body, left=left, from_start=from_start)
             self._db.change(
                 "UPDATE {queue} SET status = 0, progress = 0, finished_date = ?, output_file = '' WHERE id = ?",
                 (columns.NO_DATE, id),
@@ -403,7 +383,7 @@ class SqliteStore:
             self._attempts.forget(id)
 
     def prioritise(self, id: int, priority: int) -> None:
-        check_priority(priority)
+        rules.check_priority(priority)
         with self._db.writing():
             self._must(id)
             self._db.change("UPDATE {queue} SET priority = ? WHERE id = ?", (priority, id))
@@ -457,7 +437,7 @@ class SqliteStore:
         with self._db.writing():
             letter = self.letter(number)
             if letter is None:
-                raise StateError(f"there is no dead letter {number}", "peachctl dlq list")
+                raise rules.no_letter(number)
             return Filing(self._db, self._clock, self._attempts).refile(letter, entry)
 
     # Shared by verbs
@@ -466,7 +446,7 @@ class SqliteStore:
         """The status of a row. Raises StateError when there is none."""
         row = self.get(id)
         if row is None:
-            raise StateError(f"there is no workflow {id}")
+            raise rules.no_workflow(id)
         return row.status
 
 

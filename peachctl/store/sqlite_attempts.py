@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peachctl.store import Executor, NodeState, NodeStatus, Released, Status, columns
+from peachctl.store import Executor, NodeState, NodeStatus, Released, Status, columns, rules
 from peachctl.store.sqlite_file import Clock, SqliteFile
 
 _SWEPT = 200  # rows looked at by each sweep for what was remembered of rows that clients deleted
@@ -76,8 +76,7 @@ class Attempts:
     def vanish(self, runs: Sequence[tuple[int, int, str]], max_attempts: int) -> list[Released]:
         released = []
         for id, attempt, host in runs:
-            reason = f"its executor on {host} vanished" if host else "it was in processing, but nobody ran it"
-            one = self.end(OpenRun(id, attempt, host), reason, max_attempts, vanished=True)
+            one = self.end(OpenRun(id, attempt, host), rules.vanished(host), max_attempts, vanished=True)
             if one is not None:
                 released.append(one)
         return released
@@ -111,11 +110,11 @@ class Attempts:
                 "UPDATE {queue} SET status = 4, finished_date = ? WHERE id = ?",
                 (columns.local_time(self._clock.wall()), run.id),
             )
-            reason = f"{reason}; after {lost} such attempts it is not tried again (execute.max_attempts)"
+            reason = rules.used_up(reason, lost)
         else:
             self.settle_nodes(run.id, NodeStatus.WAITING, NodeStatus.WAITING, None)
             self._db.change("UPDATE {queue} SET status = 0 WHERE id = ?", (run.id,))
-            reason = f"{reason}; it waits for another attempt"
+            reason = rules.another_attempt(reason)
         self.note(run.id, reason, unpacked=ended)
         return Released(run.id, run.attempt, ended, run.host)
 

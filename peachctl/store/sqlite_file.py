@@ -56,6 +56,7 @@ class SqliteFile:
     """An open database file. One thread. Also what `schema` needs to see to it (`schema.Database`)."""
 
     dialect = "sqlite"
+    frame = ("BEGIN;", "COMMIT;")
 
     def __init__(self, path: Path, queue_table: str, connection: sqlite3.Connection, timeout: float) -> None:
         self.path = path
@@ -137,6 +138,12 @@ class SqliteFile:
     def columns(self) -> tuple[str, ...]:
         found = self.rows("SELECT name FROM pragma_table_info(?) ORDER BY cid", (self.queue_table,))
         return tuple(name.lower() for (name,) in found)
+
+    def effort(self) -> str:
+        return ""
+
+    def needed(self, statement: str) -> bool:  # noqa: ARG002 - here all of it is one transaction
+        return True
 
     def extras(self) -> list[str]:
         found = self.rows(

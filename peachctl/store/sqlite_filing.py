@@ -9,18 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peachctl.errors import PeachError, StateError
-from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Origin, Outcome, Status, columns
+from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Origin, Outcome, Status, columns, rules
 from peachctl.store.sqlite_attempts import Attempts
 from peachctl.store.sqlite_file import Clock, SqliteFile
-
-_PRIORITIES = range(-(1 << 31), 1 << 31)
-
-
-def check_priority(priority: int) -> None:
-    """Raises PeachError for what the column cannot hold (INT)."""
-    if priority not in _PRIORITIES:
-        raise PeachError(f"priority {priority} is out of range (a 32-bit number)")
 
 
 class Filing:
@@ -35,7 +26,7 @@ class Filing:
     def file(self, entry: Entry, *, announce: bool) -> Filed:
         known = None if entry.origin is None else self._known(entry.origin)
         if known is not None and entry.origin is not None:
-            self._same_message(entry.origin, entry.sha256, known[1])
+            rules.check_same_message(entry.origin, entry.sha256, known[1])
             if known[0] is not None:
                 row = self._db.row("SELECT execution_file FROM {queue} WHERE id = ?", (known[0],))
                 return Filed(known[0], "" if row is None else row[0], new=False)
@@ -63,10 +54,7 @@ class Filing:
         elif found == (Status.ERROR, 0):
             id = self._replace(letter.queue_id, entry)
         else:
-            raise StateError(
-                f"workflow {letter.queue_id}, which dead letter {letter.number} stands for, is no refused one now",
-                f"peachctl queue show {letter.queue_id}   or   peachctl dlq drop {letter.number}",
-            )
+            raise rules.not_refused(letter)
         self._db.change("INSERT INTO peach_outbox (queue_id) VALUES (?)", (id,))
         self._db.change("DELETE FROM peach_letters WHERE number = ?", (letter.number,))
         if letter.origin is not None:
@@ -76,7 +64,7 @@ class Filing:
 
     def _replace(self, id: int, entry: Entry) -> int:
         """A row that was refused becomes the entry's, with its id and the time at which it was sent."""
-        check_priority(entry.priority)
+        rules.check_priority(entry.priority)
         user, file, body, status, title, _, finished, priority = columns.queue_values(
             entry, Status.QUEUED, "", columns.NO_DATE
         )
@@ -91,7 +79,7 @@ class Filing:
         return id
 
     def _insert(self, entry: Entry) -> int:
-        check_priority(entry.priority)
+        rules.check_priority(entry.priority)
         now = columns.local_time(self._clock.wall())
         status, finished = (Status.QUEUED, columns.NO_DATE) if entry.refused is None else (Status.ERROR, now)
         with _taken(entry):
@@ -172,15 +160,6 @@ class Filing:
     def _epoch(self, topic: str) -> int:
         row = self._db.row("SELECT value FROM peach_meta WHERE name = ?", (f"epoch:{topic}",))
         return 0 if row is None else int(row[0])
-
-    @staticmethod
-    def _same_message(origin: Origin, sha256: str, known: str | None) -> None:
-        if known is not None and known != sha256:
-            raise StateError(
-                f"topic {origin.topic}: partition {origin.partition}, offset {origin.offset} holds another message than"
-                " the one that was filed from there: the topic was deleted and made anew",
-                f"peachctl init-kafka --accept-new {origin.topic}",
-            )
 
 
 @contextmanager

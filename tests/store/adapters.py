@@ -4,13 +4,22 @@ import functools
 import sqlite3
 import tempfile
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import mysql.connector  # noqa: TID253  only tests come here, and they mean it
+
+from peachctl.config_values import Mysql, parse_database_url
 from peachctl.store import Store
+from peachctl.store import mysql as mysql_store
+from peachctl.store.mysql_connection import MysqlSession, Server
+from peachctl.store.mysql_schema import migrate
 from peachctl.store.sqlite import open_store
 from peachctl.store.sqlite_file import Clock, system_clock
+from tests.servers import databases
 
 
 class Client(Protocol):
@@ -98,13 +107,99 @@ class SqliteDatabase:
             one.close()
 
 
-ADAPTERS = {"sqlite": SqliteDatabase}
+class MysqlClient:
+    """Dates come as texts, as SQLite has them."""
+
+    def __init__(self, server: Server) -> None:
+        url = server.url
+        self._connection = mysql.connector.connect(
+            host=url.host, port=url.port, user=url.user, database=url.name, use_pure=True, autocommit=True,
+            charset="utf8mb4", collation="utf8mb4_general_ci",
+        )  # fmt: skip
+
+    def run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        cursor = self._connection.cursor()
+        cursor.execute(sql.replace("?", "%s"), values)
+        rows = cursor.fetchall() if cursor.with_rows else []
+        return [tuple(str(value) if isinstance(value, datetime) else value for value in row) for row in rows]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@functools.cache
+def _own(kind: str) -> str:
+    """A database of this process on the session's server, with the tables of `init-db`; emptied for each test."""
+    known = databases.server(kind)
+    name = f"t_{uuid.uuid4().hex[:16]}"
+    databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+    place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
+    migrate(place_server(place))
+    return place
+
+
+_TABLES = ("jobs", "origins", "outbox", "runs", "nodes", "letters", "executors", "left", "writers")
+
+
+class MysqlDatabase:
+    """The server's time is that of each connection's `SET timestamp`: the SQL under test is the one that is used."""
+
+    def __init__(self, kind: str) -> None:
+        self.place = _own(kind)
+        self._passed = 0.0
+        self._jumped = 0.0
+        self._opened: list[Any] = []
+        self._sessions: list[MysqlSession] = []
+        client = self.client()
+        for table in ("queue", *(f"peach_{name}" for name in _TABLES)):
+            client.run(f"DELETE FROM {table}")
+        client.run("DELETE FROM peach_meta WHERE name NOT IN ('queue_table', 'schema')")
+
+    def open(self) -> Store:
+        store = mysql_store.open_store(place_server(self.place), wall=lambda: time.time() + self._passed + self._jumped)
+        self._opened.append(store)
+        self._sessions.append(store._db)
+        self._set(store._db)
+        return store
+
+    def client(self) -> Client:
+        client = MysqlClient(place_server(self.place))
+        self._opened.append(client)
+        return client
+
+    def advance(self, seconds: float) -> None:
+        self._passed += seconds
+        for session in self._sessions:
+            self._set(session)
+
+    def jump(self, seconds: float) -> None:
+        self._jumped += seconds
+
+    def _set(self, session: MysqlSession) -> None:
+        if self._passed:
+            session.change("SET timestamp = %s", (time.time() + self._passed,))
+
+    def close(self) -> None:
+        for one in self._opened:
+            one.close()
+
+
+def place_server(place: str) -> Server:
+    url = parse_database_url(place)
+    assert isinstance(url, Mysql)
+    return Server(url)
+
+
+ADAPTERS: dict[str, Callable[[Path], Database]] = {
+    "sqlite": SqliteDatabase,
+    "mariadb": lambda _: MysqlDatabase("mariadb"),
+    "mysql": lambda _: MysqlDatabase("mysql"),
+}
 
 
 def open_place(adapter: str, place: str) -> Store:
     """Opens in another process what a test made."""
-    openers = {"sqlite": lambda: open_store(Path(place))}
-    return openers[adapter]()
+    return open_store(Path(place)) if adapter == "sqlite" else mysql_store.open_store(place_server(place))
 
 
 def ids(claims: Sequence[Any]) -> list[int]:

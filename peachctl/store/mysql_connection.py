@@ -1,0 +1,452 @@
+"""A MySQL or MariaDB server: entered, asked, changed, and its errors told in sentences that name user and host.
+
+- Each read is a transaction of its own, so that nothing old is ever seen. Changes are made in `transaction`, at READ
+  COMMITTED. FOUND_ROWS: a row that an UPDATE finds counts, whether or not it is changed by it, as in SQLite.
+- What fails for the moment (a lost connection, a deadlock) is begun again as a whole, on a new connection where the
+  old one is in doubt, until `patience` has passed; a connection is never mended in the midst of a transaction.
+- A COMMIT whose reply is lost may have happened or not. So a transaction begins by writing its number into the row of
+  `peach_writers` that belongs to this session. Whoever begins again reads it under a lock: that waits until the server
+  has ended the former connection's transaction, and then tells whether that one was committed.
+- A process that is frozen in a transaction keeps its locks only until the server ends the idle connection.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, LiteralString, TypeVar
+
+import mysql.connector  # noqa: TID253 - this module is imported where a mysql:// URL is opened, and nowhere else
+from mysql.connector.constants import ClientFlag  # noqa: TID253
+
+from peachctl.config_values import Mysql
+from peachctl.errors import ConfigError, PeachError, UnreachableError
+from peachctl.masking import mask
+from peachctl.store import schema
+
+T = TypeVar("T")
+
+PATIENCE = 10.0
+"""Seconds in which a verb is begun again after failures of the moment."""
+
+_CONNECT, _REPLY = 5.0, 15.0  # most seconds to wait for a connection, for a reply
+_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_IDLE = 30  # seconds after which the server ends a connection that says nothing, and a transaction with it
+_ESCAPED = tuple("\\'\"\n\r\0\x1a")
+_ESCAPED_BYTES = tuple(bytes([ord(char)]) for char in _ESCAPED)
+_FORM = 2048  # bytes of a statement that are no values
+_ROWS = 200  # of one INSERT
+_LOCK = 5  # seconds to wait for a row that somebody else has locked
+
+# After these the connection is good. What the transaction did so far is to be rolled back: 1205 does not by itself.
+_ROLLED_BACK = {1020, 1205, 1213}
+# -1: the handshake broke off. 1927, 1317: killed by an operator. 1040, 1203: too many connections. 1047: a cluster's
+# node that is not ready. 3024: no reply in time.
+_OF_THE_MOMENT = _ROLLED_BACK | {
+    -1, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3024, 4031,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a database is and how it is entered. tls_ca: TLS is wanted, by a certificate of this authority and for this
+    host (unless tls_verify is off); without it TLS is used where the server offers it."""
+
+    url: Mysql
+    password: str | None = field(default=None, repr=False)
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_verify: bool = True
+
+    @property
+    def wants_tls(self) -> bool:
+        return self.tls_ca is not None or self.tls_cert is not None
+
+
+class Again(Exception):
+    """Inside of a transaction: somebody else was faster, all of it is to be done anew."""
+
+
+class DuplicateKey(Again):
+    """A row with this unique key is there."""
+
+
+class RowTooLarge(Exception):
+    """A row is larger than a statement may be. index: of the row. size, most: bytes."""
+
+    def __init__(self, index: int, size: int, most: int) -> None:
+        super().__init__(f"row {index} has {size} bytes, a statement may have {most}")
+        self.index, self.size, self.most = index, size, most
+
+
+class MysqlSession:
+    """One connection at a time to one database. One thread. SQL has `%s` where values stand, and `{queue}` for the
+    table's name, the only thing that ever becomes part of SQL."""
+
+    dialect = "mysql"
+
+    def __init__(self, server: Server, queue_table: str = "queue", patience: float = PATIENCE) -> None:
+        schema.table_name(queue_table)
+        self.server = server
+        self.queue_table = queue_table
+        self.patience = patience
+        self.packet = 1 << 20
+        """The most bytes of a statement; known once a connection was made."""
+        self.skips_locked = True
+        """Whether the server has SKIP LOCKED; known once a connection was made."""
+        self._quoted = self.quoted(queue_table)
+        self._connection: Any = None
+        self._used = 0.0
+        self._inside = False
+        self._writer = os.urandom(16).hex()
+        self._number = 0
+
+    @property
+    def name(self) -> str:
+        return str(self.server.url)
+
+    def quoted(self, identifier: str) -> str:
+        return f"`{identifier}`"
+
+    # Inside of a transaction, or each a transaction of its own
+
+    def rows(self, sql: LiteralString, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query."""
+        if self._inside:
+            return self._execute(sql, values)[0]
+        return self._persist(lambda: self._execute(sql, values)[0])
+
+    def row(self, sql: LiteralString, values: Sequence[Any] = ()) -> Any:
+        """The first row of a query, or None."""
+        found = self.rows(sql, values)
+        return found[0] if found else None
+
+    def change(self, sql: LiteralString, values: Sequence[Any] = ()) -> int:
+        """One statement. Returns how many rows it found. Outside of a transaction it may happen twice: for what is the
+        same then. Raises DuplicateKey inside of one."""
+        if self._inside:
+            return self._execute(sql, values)[1]
+        return self._persist(lambda: self._execute(sql, values)[1])
+
+    def insert(self, into: LiteralString, rows: Sequence[Sequence[Any]], on_duplicate: LiteralString = "") -> None:
+        """Many rows of the same form, in statements of a few hundred, each smaller than what the server takes.
+
+        into: up to `VALUES`. Raises DuplicateKey, and RowTooLarge before anything of it is sent.
+        """
+        most = self.packet - _FORM
+        sizes = [self.check_size(row, index) for index, row in enumerate(rows)]
+        part: list[Sequence[Any]] = []
+        total = 0
+        for row, size in zip(rows, sizes, strict=True):
+            if len(part) == _ROWS or total + size > most:
+                self._insert(into, part, on_duplicate)
+                part, total = [], 0
+            part.append(row)
+            total += size
+        if part:
+            self._insert(into, part, on_duplicate)
+
+    def check_size(self, row: Sequence[Any], index: int = 0) -> int:
+        """The most bytes that these values take in a statement. Raises RowTooLarge."""
+        size = _size(row)
+        if size > self.packet - _FORM:
+            raise RowTooLarge(index, size, self.packet)
+        return size
+
+    def _insert(self, into: str, rows: Sequence[Sequence[Any]], on_duplicate: str) -> None:
+        one = f"({', '.join(['%s'] * len(rows[0]))})"
+        self._execute(
+            f"{into} VALUES {', '.join([one] * len(rows))} {on_duplicate}", [value for row in rows for value in row]
+        )
+
+    def transaction(self, work: Callable[[], T], *, marked: bool = True) -> T:
+        """What `work` returns, once all that it did is committed. Rolled back by any exception.
+
+        work: is called again after a failure of the moment. marked: False for what may happen twice without harm; it
+        then takes one statement less.
+        """
+        if marked:
+            self._number += 1
+        done: list[T] = []  # by an attempt whose COMMIT was sent
+
+        def attempt() -> T:
+            self._execute("START TRANSACTION")
+            if marked:
+                if done and self._committed():
+                    self._execute("COMMIT")
+                    return done[-1]
+                done.clear()
+                self._execute(
+                    "INSERT INTO peach_writers (token, number, seen) VALUES (%s, %s, UTC_TIMESTAMP())"
+                    " ON DUPLICATE KEY UPDATE number = VALUES(number), seen = VALUES(seen)",
+                    (self._writer, self._number),
+                )
+            self._inside = True
+            try:
+                result = work()
+            finally:
+                self._inside = False
+            done.append(result)
+            self._execute("COMMIT")
+            return result
+
+        return self._persist(attempt)
+
+    def _committed(self) -> bool:
+        found, _ = self._execute("SELECT number FROM peach_writers WHERE token = %s FOR UPDATE", (self._writer,))
+        return found == [(self._number,)]
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(mysql.connector.Error, OSError):
+                connection.close()
+
+    # For the schema
+
+    def separate(self) -> Any:
+        """A connection beside the session's own, on which a reply may take as long as it takes: the driver's."""
+        try:
+            connection = self._connect()
+        except Exception as error:
+            number = _number(error)
+            raise error if number is None else self.told(error) from error
+        connection.read_timeout = None
+        return connection
+
+    def told(self, error: Exception) -> PeachError:
+        """A driver's error as a sentence."""
+        number = _number(error)
+        if number is None or number in _OF_THE_MOMENT:
+            return UnreachableError(f"{self.name}: {_said(error)}", "see whether the server runs, and database.url")
+        return self._translated(error, number)
+
+    # Beneath
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Makes attempts until one succeeds, a failure is not of the moment, or patience has passed."""
+        until = time.monotonic() + self.patience
+        pause = _PAUSE
+        while True:
+            try:
+                return attempt()
+            except Again as error:
+                self._rollback()
+                failure: Exception = error
+            except PeachError:
+                self._rollback()
+                raise
+            except Exception as error:
+                number = _number(error)
+                if number is None or number in _ROLLED_BACK:
+                    self._rollback()
+                else:
+                    self._discard()
+                if number is None:
+                    raise
+                if number not in _OF_THE_MOMENT:
+                    raise self._translated(error, number) from error
+                failure = error
+            except BaseException:
+                self._discard()  # a reply may be half read
+                raise
+            left = until - time.monotonic()
+            if left <= 0:
+                raise self._gave_up(failure) from failure
+            time.sleep(min(left, pause * random.uniform(0.5, 1)))  # noqa: S311 - so that not all come back at once
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _execute(self, sql: str, values: Sequence[Any] = ()) -> tuple[list[Any], int]:
+        """Rows, and how many there are or were found."""
+        cursor = self._connected().cursor()
+        try:
+            cursor.execute(sql.replace("{queue}", self._quoted), tuple(values))
+            found = cursor.fetchall() if cursor.with_rows else []
+        except mysql.connector.Error as error:
+            if error.errno == 1062:
+                raise DuplicateKey(_said(error)) from error
+            raise
+        self._used = time.monotonic()
+        return found, cursor.rowcount
+
+    def _connected(self) -> Any:
+        if self._connection is not None and not self._inside and time.monotonic() - self._used > _IDLE - 5:
+            self._discard()
+        if self._connection is None:
+            if self._inside:
+                raise Again("the connection is gone")
+            self._connection = self._connect()
+            self._used = time.monotonic()
+        return self._connection
+
+    def _connect(self) -> Any:
+        url, server = self.server.url, self.server
+        reply = max(1.0, min(_REPLY, self.patience))
+        where: dict[str, Any] = (
+            {"unix_socket": str(url.unix_socket)}
+            if url.unix_socket is not None
+            else {"host": url.host.strip("[]"), "port": url.port}
+        )
+        if server.tls_ca is not None:
+            where |= {
+                "ssl_ca": str(server.tls_ca),
+                "ssl_verify_cert": server.tls_verify,
+                "ssl_verify_identity": server.tls_verify,
+            }
+        if server.tls_cert is not None and server.tls_key is not None:
+            where |= {"ssl_cert": str(server.tls_cert), "ssl_key": str(server.tls_key)}
+        for file in (server.tls_ca, server.tls_cert, server.tls_key):
+            if file is not None and not os.access(file, os.R_OK):
+                raise ConfigError(f"database.tls_*: {file} cannot be read")
+        connection: Any = None
+        try:
+            connection = mysql.connector.connect(
+                **where,
+                user=url.user,
+                password=server.password or "",
+                database=url.name,
+                use_pure=True,
+                charset="utf8mb4",
+                collation="utf8mb4_general_ci",  # of itself it takes one that not every server knows
+                sql_mode="STRICT_ALL_TABLES",
+                time_zone="+00:00",
+                autocommit=True,
+                client_flags=[ClientFlag.FOUND_ROWS],
+                allow_local_infile=False,
+                connection_timeout=max(1, round(min(_CONNECT, self.patience))),
+                read_timeout=round(reply),
+                write_timeout=round(reply),
+            )
+            cursor = connection.cursor()
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            cursor.execute(
+                "SET SESSION wait_timeout = %s, innodb_lock_wait_timeout = %s, lock_wait_timeout = %s",
+                (_IDLE, _LOCK, _LOCK),
+            )
+            cursor.execute("SELECT @@max_allowed_packet, @@version")
+            self.packet, version = cursor.fetchone()
+            self.skips_locked = _skips_locked(_text(version))
+            if server.wants_tls:
+                cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+                if not cursor.fetchone()[1]:
+                    raise UnreachableError(
+                        f"{self.name}: the connection is not encrypted, and database.tls_ca asks for it",
+                        "set up TLS on the server",
+                    )
+        except BaseException as error:
+            if connection is not None:
+                connection.shutdown()
+            # Whatever answers on that port may be no MySQL: its bytes break the driver in more ways than it knows.
+            if isinstance(error, Exception) and not isinstance(error, PeachError) and _number(error) is None:
+                raise UnreachableError(
+                    f"{self.name}: what answers there is no MySQL or MariaDB ({type(error).__name__})",
+                    "see database.url",
+                ) from error
+            raise
+        return connection
+
+    def _rollback(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.cursor().execute("ROLLBACK")
+        except Exception:  # noqa: BLE001 - the server rolls back what has no connection any more
+            self._discard()
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Without a last word: whoever does not read would let us wait for it.
+            with suppress(Exception):
+                connection.shutdown()
+
+    def _gave_up(self, failure: Exception) -> UnreachableError:
+        return UnreachableError(
+            f"{self.name}: the database could not be reached for {self.patience:g} s ({_said(failure)})",
+            "see whether the server runs, and database.url",
+        )
+
+    def _translated(self, error: Exception, number: int) -> PeachError:
+        """A driver's error as a sentence."""
+        url, said = self.server.url, _said(error)
+        if number in (1045, 1698, 1251, 2049, 2059, 2061):
+            return UnreachableError(
+                f"{self.name}: the server refuses the user {url.user!r} or its password ({said})",
+                "see database.url and database.password_file",
+            )
+        if number == 1130:
+            return UnreachableError(f"{self.name}: the server lets nobody in from this host ({said})")
+        if number == 1049:
+            return UnreachableError(f"{self.name}: there is no database {url.name!r}", "create it, or see database.url")
+        if number in (1044, 1142, 1143, 1227, 1370):
+            return UnreachableError(
+                f"{self.name}: the user {url.user!r} may not do what is needed ({said})",
+                "grant it SELECT, INSERT, UPDATE and DELETE on this database",
+            )
+        if number == 2026:
+            return UnreachableError(
+                f"{self.name}: no trusted encrypted connection ({said})", "see database.tls_ca and the server's TLS"
+            )
+        if number == 2005:
+            return UnreachableError(f"{self.name}: there is no host {url.host!r}", "see database.url")
+        if number in (1146, 1054):
+            return ConfigError(f"{self.name}: {said}", "peachctl init-db")
+        if number in (1021, 1114, 1041):
+            return UnreachableError(f"{self.name}: the server has no room left ({said})", "free some space there")
+        if number in (1290, 1792, 1836):
+            return UnreachableError(f"{self.name}: the server takes no changes now ({said})")
+        if number in (1153, 2020):
+            return PeachError(f"{self.name}: {said}", "raise the server's max_allowed_packet")
+        return UnreachableError(f"{self.name}: {said}")
+
+
+def marks(many: Sequence[Any]) -> Any:
+    """`%s, %s` for the values of an IN, which must be one at least."""
+    return ", ".join(["%s"] * len(many))
+
+
+def _size(row: Sequence[Any]) -> int:
+    """Bytes of a row's values as they stand in a statement, at most."""
+    size = 4 * len(row)
+    for value in row:
+        if isinstance(value, str):
+            size += len(value.encode()) + sum(map(value.count, _ESCAPED))
+        elif isinstance(value, bytes):
+            size += len(value) + sum(map(value.count, _ESCAPED_BYTES))
+        else:
+            size += 24
+    return size
+
+
+def _number(error: Exception) -> int | None:
+    """The number of a driver's error, None for any other exception."""
+    if isinstance(error, mysql.connector.Error):
+        return int(error.errno)
+    # The extension's own, which is no child of that; we never ask for it.
+    if type(error).__module__ == "_mysql_connector":
+        return int(getattr(error, "errno", -1))
+    return 2013 if isinstance(error, OSError) else None
+
+
+def _said(error: Exception) -> str:
+    """What the driver or the server says, without what may be a password."""
+    said = getattr(error, "msg", None) or str(error)
+    number = getattr(error, "errno", -1)
+    return mask(f"{number}: {said}" if number not in (-1, None) else said)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes | bytearray) else str(value)
+
+
+def _skips_locked(version: str) -> bool:
+    numbers = version.lower().removeprefix("5.5.5-").split("-")[0].split(".")
+    try:
+        known = int(numbers[0]), int(numbers[1])
+    except (ValueError, IndexError):
+        return False
+    return known >= ((10, 6) if "mariadb" in version.lower() else (8, 0))

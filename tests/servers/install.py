@@ -1,0 +1,185 @@
+"""`python -m tests.servers.install`: has the real servers of the suite in `CACHE`, each `<name>-<version>`. No root.
+
+Debian's packages are downloaded and checked by apt, with a configuration of its own in a folder of its own, and
+unpacked into a tree: its programs run through the tree's own dynamic linker, on whatever system this is. What is in
+the cache already is not asked for again; `make clean` empties it.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.servers import CACHE
+
+DEBIAN = "http://deb.debian.org/debian"
+"""Where packages come from if the machine's apt knows no mirror of Debian."""
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_UNUSED = re.compile(r"(lib)?perl")
+_SMALL = ("--innodb-buffer-pool-size=16M", "--skip-log-bin")
+
+
+def installed(name: str) -> Path:
+    """The folder of a server in the cache. Raises RuntimeError where there is none."""
+    found = sorted(CACHE.glob(f"{name}-[0-9]*"))
+    if not found:
+        raise RuntimeError(f"{name} is not installed: `make test` does that (python -m tests.servers.install)")
+    return found[-1]
+
+
+def program(home: Path, name: str, *arguments: str) -> list[str]:
+    """The command that runs a program of an unpacked tree with the libraries of that tree."""
+    tree = home / "tree"
+    linker = next((path for path in sorted(tree.rglob("ld-linux-*.so.*")) if path.exists()), None)
+    path = next(
+        (tree / "usr" / below / name for below in ("sbin", "bin") if (tree / "usr" / below / name).exists()), None
+    )
+    if linker is None or path is None:
+        raise RuntimeError(f"{home}: no {name} or no dynamic linker in it")
+    libraries = [f"{tree}/{below}/{platform.machine()}-linux-gnu" for below in ("usr/lib", "lib")]
+    return [str(linker), "--library-path", ":".join(libraries), str(path), *arguments]
+
+
+def database_server(home: Path, name: str, data: Path, *settings: str) -> list[str]:
+    """The command of `mariadbd` or `mysqld` over a data folder, with nothing of the machine's own settings."""
+    tree = home / "tree" / "usr"
+    messages = tree / "share" / "mysql"
+    return program(
+        home,
+        name,
+        "--no-defaults",
+        *(["--user=root"] if os.geteuid() == 0 else []),
+        f"--basedir={tree}",
+        f"--datadir={data}",
+        f"--lc-messages-dir={messages}",
+        f"--character-sets-dir={messages / 'charsets'}",
+        *_SMALL,
+        *settings,
+    )
+
+
+def mariadb(into: Path) -> str:
+    """MariaDB 10.11 as Debian 12 has it, with an empty database in `data`. Gives its version."""
+    version = _packages(into, "bookworm", "mariadb-server-core", ["mariadb-client-core"])
+    tables = into / "tree" / "usr" / "share" / "mysql"
+    script = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL, @skip_auth_anonymous=1;\n" + "".join(
+        (tables / f"mysql_{name}.sql").read_text(encoding="utf-8")
+        for name in ("system_tables", "performance_tables", "system_tables_data")
+    )
+    (into / "data").mkdir()
+    made = database_server(into, "mariadbd", into / "data", "--bootstrap", "--innodb-log-file-size=4M")
+    _run(made, input=script)
+    return version
+
+
+def mysql(into: Path) -> str:
+    """MySQL 9 as Debian's moving suite has it, with an empty database in `data`. Gives its version."""
+    version = _packages(into, "sid", "mysql-server-core", [])
+    if int(version.split(".")[0]) < 9:
+        raise RuntimeError(f"Debian sid has mysql-server-core {version}, which is too old: at least 9 is needed")
+    _run(database_server(into, "mysqld", into / "data", "--initialize-insecure", "--innodb-redo-log-capacity=8M"))
+    return version
+
+
+SERVERS: dict[str, Callable[[Path], str]] = {"mariadb": mariadb, "mysql": mysql}
+"""By name: what puts a server into an empty folder and gives its version; raises RuntimeError with one line."""
+
+
+def install(name: str) -> Path:
+    """The server's folder in the cache, made where it is not there. Raises RuntimeError."""
+    if list(CACHE.glob(f"{name}-[0-9]*")):
+        return installed(name)
+    print(f"make: {name}, a real server for the tests, into {CACHE}", flush=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    into = Path(tempfile.mkdtemp(prefix=f"new-{name}-", dir=CACHE))
+    try:
+        version = SERVERS[name](into)
+        into.chmod(0o755)
+        home = CACHE / f"{name}-{version}"
+        into.rename(home)
+        return home
+    finally:
+        shutil.rmtree(into, ignore_errors=True)
+
+
+def _packages(into: Path, suite: str, package: str, others: list[str]) -> str:
+    """Unpacks a package of a suite of Debian, others, and all that they need, into `tree`. Gives its version."""
+    for needed in ("apt-get", "apt-cache", "apt-config", "dpkg-deb"):
+        if not shutil.which(needed):
+            raise RuntimeError(f"{needed} is missing: {package} comes from Debian's packages")
+    if not _KEYRING.exists():
+        raise RuntimeError(f"{_KEYRING} is missing: install the package debian-archive-keyring")
+    work = into / "apt"
+    for folder in ("none", "lists/partial", "archives/partial"):
+        (work / folder).mkdir(parents=True)
+    (work / "status").touch()
+    (work / "sources").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n")
+    # How the machine reaches its mirrors (proxy, retries) stays; what it has installed and prefers does not count.
+    reach = [
+        line
+        for line in _run(["apt-config", "dump"]).splitlines()
+        if line.startswith("Acquire::") and not line.startswith("Acquire::IndexTargets")
+    ]
+    own = {
+        "Dir::State": work,
+        "Dir::State::lists": work / "lists",
+        "Dir::State::status": work / "status",
+        "Dir::Cache": work,
+        "Dir::Cache::archives": work / "archives",
+        "Dir::Etc::sourcelist": work / "sources",
+        "Dir::Etc::sourceparts": work / "none",
+        "Dir::Etc::parts": work / "none",
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": work / "none",
+        "APT::Sandbox::User": "",
+    }
+    (work / "conf").write_text("\n".join([*reach, *(f'{key} "{value}";' for key, value in own.items())]) + "\n")
+    env = {**os.environ, "APT_CONFIG": str(work / "conf"), "LC_ALL": "C.UTF-8"}
+    _run(["apt-get", "-qq", "-o", "Acquire::Retries=3", "-o", "APT::Update::Error-Mode=any", "update"], env=env)
+    shown = _run(["apt-cache", "show", "--no-all-versions", package], env=env)
+    version = re.search(r"^Version: (?:\d+:)?([0-9.]+)", shown, re.M)
+    if version is None:
+        raise RuntimeError(f"Debian {suite} has no package {package}")
+    _run(["apt-get", "-qq", "-y", "-d", "--no-install-recommends", "install", package, *others], env=env)
+    for archive in sorted((work / "archives").glob("*.deb")):
+        if not _UNUSED.match(archive.name):
+            _run(["dpkg-deb", "-x", str(archive), str(into / "tree")])
+    shutil.rmtree(work)
+    return version[1].rstrip(".")
+
+
+def _mirror() -> str:
+    known = _run(["apt-get", "indextargets", "--format", "$(SITE)", "Identifier: Packages", "Label: Debian"]).split()
+    return known[0] if known else DEBIAN
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None = None, input: str = "") -> str:
+    done = subprocess.run(command, env=env, input=input, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:") or "[ERROR]" in line]
+        said = said or done.stderr.splitlines()[-1:] or ["it said nothing"]
+        name = Path(command[3] if "--library-path" in command else command[0]).name
+        raise RuntimeError(f"{name}: exit {done.returncode}: {said[0]}")
+    return done.stdout
+
+
+def main() -> int:
+    failed = False
+    for name in SERVERS:
+        try:
+            install(name)
+        except (OSError, RuntimeError) as error:
+            failed = True
+            print(f"make: {name} cannot be had for the tests: {error}", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
