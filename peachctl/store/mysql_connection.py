@@ -175,6 +175,7 @@ class MysqlSession:
 
         def attempt() -> T:
             self._execute("START TRANSACTION")
+            self._inside = True
             if marked:
                 if done and self._committed():
                     self._execute("COMMIT")
@@ -185,11 +186,7 @@ class MysqlSession:
                     " ON DUPLICATE KEY UPDATE number = VALUES(number), seen = VALUES(seen)",
                     (self._writer, self._number),
                 )
-            self._inside = True
-            try:
-                result = work()
-            finally:
-                self._inside = False
+            result = work()
             done.append(result)
             self._execute("COMMIT")
             return result
@@ -237,9 +234,6 @@ class MysqlSession:
             except Again as error:
                 self._rollback()
                 failure: Exception = error
-            except PeachError:
-                self._rollback()
-                raise
             except Exception as error:
                 number = _number(error)
                 if number is None or number in _ROLLED_BACK:
@@ -254,6 +248,8 @@ class MysqlSession:
             except BaseException:
                 self._discard()  # a reply may be half read
                 raise
+            finally:
+                self._inside = False
             left = until - time.monotonic()
             if left <= 0:
                 raise self._gave_up(failure) from failure
@@ -274,6 +270,7 @@ class MysqlSession:
         return found, cursor.rowcount
 
     def _connected(self) -> Any:
+        # Never inside of a transaction, whose first half would be gone with the connection.
         if self._connection is not None and not self._inside and time.monotonic() - self._used > _IDLE - 5:
             self._discard()
         if self._connection is None:
@@ -285,7 +282,7 @@ class MysqlSession:
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
-        reply = max(1.0, min(_REPLY, self.patience))
+        reply, lock = (max(1, round(min(most, self.patience))) for most in (_REPLY, _LOCK))
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
             if url.unix_socket is not None
@@ -318,14 +315,14 @@ class MysqlSession:
                 client_flags=[ClientFlag.FOUND_ROWS],
                 allow_local_infile=False,
                 connection_timeout=max(1, round(min(_CONNECT, self.patience))),
-                read_timeout=round(reply),
-                write_timeout=round(reply),
+                read_timeout=reply,
+                write_timeout=reply,
             )
             cursor = connection.cursor()
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 "SET SESSION wait_timeout = %s, innodb_lock_wait_timeout = %s, lock_wait_timeout = %s",
-                (_IDLE, _LOCK, _LOCK),
+                (_IDLE, lock, lock),
             )
             cursor.execute("SELECT @@max_allowed_packet, @@version")
             self.packet, version = cursor.fetchone()
@@ -399,6 +396,8 @@ class MysqlSession:
             return UnreachableError(f"{self.name}: the server has no room left ({said})", "free some space there")
         if number in (1290, 1792, 1836):
             return UnreachableError(f"{self.name}: the server takes no changes now ({said})")
+        if number in (1264, 1292, 1366, 1406):
+            return PeachError(f"{self.name}: a value does not fit its column ({said})")
         if number in (1153, 2020):
             return PeachError(f"{self.name}: {said}", "raise the server's max_allowed_packet")
         return UnreachableError(f"{self.name}: {said}")
