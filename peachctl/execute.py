@@ -158,6 +158,11 @@ class ExecuteLoop:
     def draining(self) -> bool:
         return self._draining_until is not None
 
+    @property
+    def signed_on(self) -> bool:
+        """Whether the database has taken this executor in."""
+        return self._joined
+
     def _look_again(self) -> None:
         self._look, self.idle = True, False
 

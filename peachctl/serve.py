@@ -15,6 +15,7 @@ from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
 from peachctl.names import printable
+from peachctl.notify import Notifier
 from peachctl.store import Claim, Entry, ExecutionFileTaken, Status, Store
 from peachctl.workflow import Workflow
 
@@ -43,28 +44,47 @@ class Stop:
         self.loop.drain(at_once=self.asked > 1)
 
 
-def serve_ingest(ingest: Ingest, *, once: bool) -> bool:
+def queue_status(store: Store, running: int | None = None) -> str:
+    """What systemd shows of a consumer, such as `3 running, 12 queued`."""
+    try:
+        queued = store.counts().get(Status.QUEUED, 0)
+    except PeachError as error:
+        return error.message
+    return f"{queued} queued" if running is None else f"{running} running, {queued} queued"
+
+
+def serve_ingest(ingest: Ingest, store: Store, *, once: bool) -> bool:
     """`consume ingest`: until SIGTERM, or until what was there is filed. Returns whether it was Ctrl-C."""
     stop = Stop()
     stop.install()
+    notifier = Notifier()
     ingest.repair()
     while not stop.asked:
-        handled = ingest.step(0.0 if once else 0.5)
+        handled = ingest.step(0.0 if once else min(0.5, notifier.patience))
+        notifier.step(well=ingest.paused is None, status=lambda: ingest.paused or queue_status(store))
         if once and not handled:
             if ingest.paused is not None:
                 raise PeachError(ingest.paused)
             return False
+    notifier.stopping()
     return stop.interrupted
 
 
 def serve(
-    loop: ExecuteLoop, bus: FolderBus, *, ingest: Ingest | None = None, scripts: "Scripts | None" = None, once: bool
+    loop: ExecuteLoop,
+    bus: FolderBus,
+    store: Store,
+    *,
+    ingest: Ingest | None = None,
+    scripts: "Scripts | None" = None,
+    once: bool,
 ) -> bool:
     """`consume execute`, `consume all` and `watch`: steps of ingest, of the scripts folder and of execute, in turn.
 
     Returns whether Ctrl-C ended it."""
     stop = Stop(loop=loop)
     stop.install()
+    notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:
         ingest.repair()
@@ -77,7 +97,13 @@ def serve(
             scripts.step()
         if handled:
             loop.poke()
-        loop.step(0.0 if handled else 1.0)
+        loop.step(0.0 if handled else min(1.0, notifier.patience))
+        if stop.asked:
+            notifier.stopping()
+        notifier.step(
+            well=loop.signed_on and (ingest is None or ingest.paused is None),
+            status=lambda: loop.paused or (ingest and ingest.paused) or queue_status(store, loop.busy),
+        )
         if stop.asked and not loop.busy:
             return stop.interrupted
         if once and not handled and not loop.busy:

@@ -34,7 +34,7 @@ def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     app.make_folders(config)
     with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:
         screen.say(f"Taking workflow files from {config.folders.inbox}. Run them: peachctl consume execute")
-        if serve_ingest(app.open_ingest(config, store, bus), once=once):
+        if serve_ingest(app.open_ingest(config, store, bus), store, once=once):
             raise typer.Exit(Exit.INTERRUPTED)
 
 
@@ -97,6 +97,6 @@ def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool
                 what += f"\nScripts: {config.folders.queue}\nInbox:   {config.folders.inbox}"
             screen.say(what)
             ingest = app.open_ingest(config, store, bus) if with_ingest else None
-            interrupted = serve(loop, bus, ingest=ingest, scripts=scripts, once=once)
+            interrupted = serve(loop, bus, store, ingest=ingest, scripts=scripts, once=once)
         if interrupted:
             raise typer.Exit(Exit.INTERRUPTED)
