@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from peachctl.cli.render import screen
+from peachctl.cli.render import LogFormat, log_to_stderr, screen
 from peachctl.errors import Exit
 
 Once = Annotated[bool, typer.Option("--once", help="End when all that was there at the start is done.")]
-LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 
 consume = typer.Typer(no_args_is_help=True, help="The consumers, each until SIGTERM (drains, exit 0).")
 
@@ -29,7 +28,7 @@ def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     from peachctl.serve import serve_ingest
 
     config = screen.config()
-    _log(log_format)
+    log_to_stderr(log_format)
     app.refuse_unready(config)
     app.make_folders(config)
     with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:
@@ -63,19 +62,13 @@ def watch(
     _serve(once=once, log_format=log_format, with_ingest=True, with_scripts=True, existing=existing)
 
 
-def _log(log_format: str) -> None:
-    if log_format not in ("text", "json"):
-        raise typer.BadParameter(f"{log_format!r} is not one of text, json", param_hint="--log-format")
-    screen.log_to_stderr(log_format)
-
-
 def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool, existing: bool = False) -> None:
     from peachctl import app
     from peachctl.cli.live import Story
     from peachctl.serve import Scripts, serve
 
     config = screen.config()
-    _log(log_format)
+    log_to_stderr(log_format)
     app.refuse_unready(config)
     app.make_folders(config)
     with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:

@@ -145,7 +145,15 @@ def _set_format(value: Format) -> Format:
 Output = Annotated[
     Format, typer.Option("-o", "--output", help="How the result is written.", callback=_set_format, show_choices=True)
 ]
+LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
+
+
+def log_to_stderr(style: str) -> None:
+    """What a long-lived command does first. Raises BadParameter for another `--log-format` than there is."""
+    if style not in ("text", "json"):
+        raise typer.BadParameter(f"{style!r} is not one of text, json", param_hint="--log-format")
+    screen.log_to_stderr(style)
 
 
 def mark(status: str) -> Any:
