@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peachctl import wire
-from peachctl.errors import PeachError, WireError
+from peachctl.bus import MessageTooLarge
+from peachctl.errors import PeachError, RefusedError, WireError
 from peachctl.hub import Hub, newest
 from peachctl.names import printable
 from peachctl.workflow import Problem, Service
@@ -19,10 +20,6 @@ from peachctl.workflow import Problem, Service
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
-
-
-class ListTooLarge(PeachError):
-    """The broker takes no message of this size: it will not take the same list at the next time either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class Announcer:
     holds up anybody else.
 
     load_hub: finds the services. send: hands one message to the broker and returns when it was acknowledged; raises
-    PeachError (ListTooLarge among them). close: is called in that thread at its end.
+    PeachError (MessageTooLarge among them). close: is called in that thread at its end.
     """
 
     def __init__(
@@ -68,7 +65,7 @@ class Announcer:
     ) -> None:
         self._load_hub = load_hub
         self._send = send
-        self._every = every
+        self.every = every
         self._close = close
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,6 +74,8 @@ class Announcer:
         self._too_large: bytes | None = None
         self.published = 0
         """Lists that the broker acknowledged."""
+        self.refused: RefusedError | None = None
+        """The error where the broker did not let us in at the last try."""
 
     def publish(self) -> ServiceList | None:
         """Publishes the list now; None where it is the very one that was too large before. Raises PeachError."""
@@ -89,7 +88,7 @@ class Announcer:
             return None
         try:
             self._send(found.body)
-        except ListTooLarge:
+        except MessageTooLarge:
             self._too_large = found.body
             raise
         self._too_large = None
@@ -102,6 +101,7 @@ class Announcer:
         try:
             found = self.publish()
         except PeachError as error:
+            self.refused = error if isinstance(error, RefusedError) else None
             if self._said != error.message:
                 logger.warning("service list: %s", printable(error.message, 500))
             self._said = error.message
@@ -109,6 +109,7 @@ class Announcer:
         if found is not None and self._said is not None:
             logger.info("service list: published again")
             self._said = None
+        self.refused = None
         return found is not None
 
     def start(self) -> None:
@@ -128,6 +129,6 @@ class Announcer:
                     self.step()
                 except Exception:  # a mistake of ours must not end the list for good, nor the consumer with it
                     logger.exception("service list: could not be published; this is a mistake in peachctl")
-                self._ended.wait(self._every)
+                self._ended.wait(self.every)
         finally:
             self._close()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from peachctl import wire
-from peachctl.announce import Announcer, ListTooLarge, service_list
+from peachctl.announce import Announcer, service_list
+from peachctl.bus import MessageTooLarge
 from peachctl.errors import PeachError, UnreachableError
 from peachctl.hub import find_services
 from peachctl.workflow import Service
@@ -82,7 +83,7 @@ def test_a_list_that_is_too_large_is_not_sent_again_before_it_is_another_one(
 
     def send(body: bytes) -> None:
         sent.append(body)
-        raise ListTooLarge(f"{len(body)} bytes are more than the broker takes")
+        raise MessageTooLarge(f"{len(body)} bytes are more than the broker takes")
 
     announcer = Announcer(lambda: find_services(small), send, 60)
     for _ in range(3):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peachctl import wire
-from peachctl.errors import PeachError, WireError
+from peachctl.errors import PeachError, RefusedError, WireError
 from peachctl.names import printable
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,10 @@ class KafkaEvents:
         self._patience = patience
         self._listener: _Listener | None = None
         self._said: str | None = None
+        self.heard_once = False
         self._commits = True
+        self.refused: RefusedError | None = None
+        """The error where the broker did not let us in at the first try: waiting would not help."""
 
     @property
     def hears(self) -> bool:
@@ -138,6 +141,9 @@ class _Listener(threading.Thread):
             self._events._commits = False
             logger.warning("%s: the position in the events is not committed", printable(str(error)))
             return
+        if isinstance(error, RefusedError) and not self._events.heard_once:
+            self._events.refused = error
+            self._events._heard()
         self._events._say(error.message if isinstance(error, PeachError) else str(error) or type(error).__name__)
 
     def _listen(self) -> None:
@@ -148,7 +154,7 @@ class _Listener(threading.Thread):
             self._stood = None
             self._assign(consumer, first=True)
             self._compare(consumer, heard=False)
-            self.hears = True
+            self.hears = events.heard_once = True
             events._say(None)
             events._heard()  # what was announced before is found by looking
             heard = False

@@ -38,6 +38,10 @@ MARKS = {
     "cancelled": ("■", "magenta"),
     "waiting": ("·", "bright_black"),
     "queued": ("·", "blue"),
+    "sent": ("·", "blue"),
+    "refused": ("✗", "red"),
+    "unsent": ("-", "bright_black"),
+    "unknown": ("?", "yellow"),
 }
 
 

@@ -96,14 +96,22 @@ def publish(
 ) -> None:
     """Publishes the list of services over Kafka, again and again: where `consume ingest` does not see the hub."""
     from peachctl import app
+    from peachctl.serve import ONCE_PATIENCE, Stop, serve_announcer
 
     config = screen.config()
     log_to_stderr(log_format)
     if not once:
-        if app.publish_services(config):
+        stop = Stop()
+        stop.install()
+        with app.announcing(config) as announcer:
+            screen.say(f"Publishing the services of {config.folders.hub} to {config.kafka.topic_services}.")
+            serve_announcer(announcer, stop)
+        if stop.interrupted:
             raise typer.Exit(Exit.INTERRUPTED)
         return
-    found = app.publish_services_once(config)
+    with app.announcing(config, patience=ONCE_PATIENCE) as announcer:
+        found = announcer.publish()
+    assert found is not None
     value = {
         "topic": config.kafka.topic_services,
         "services": [service.id for service in found.services],

@@ -12,7 +12,10 @@ KAFKA = "4.1.0"
 OLD_KAFKA = "3.9.1"
 """One of the line that clients of 2017 can still talk to."""
 
-_BINDING = {KAFKA: ("org.apache.logging.log4j:log4j-slf4j-impl", "2.24.3"), OLD_KAFKA: ("org.slf4j:slf4j-reload4j", "1.7.36")}
+_BINDING = {
+    KAFKA: ("org.apache.logging.log4j:log4j-slf4j-impl", "2.24.3"),
+    OLD_KAFKA: ("org.slf4j:slf4j-reload4j", "1.7.36"),
+}
 _PROJECT = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>peachctl</groupId><artifactId>broker</artifactId><version>1</version>
@@ -21,9 +24,7 @@ _PROJECT = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   </dependencies>
 </project>
 """
-_DEPENDENCY = (
-    "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
-)
+_DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
 _PACKAGES = {"java": "openjdk-17-jre-headless", "mvn": "maven", "openssl": "openssl"}
 
 
@@ -49,7 +50,9 @@ def kafka(version: str = KAFKA) -> Path:
             text=True,
         )
         if done.returncode:
-            raise RuntimeError(f"Apache Kafka {version} could not be fetched from Maven Central:\n{done.stdout[-2000:]}")
+            raise RuntimeError(
+                f"Apache Kafka {version} could not be fetched from Maven Central:\n{done.stdout[-2000:]}"
+            )
         being_made.rename(home)
         return home
 
