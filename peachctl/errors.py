@@ -47,6 +47,12 @@ class UnreachableError(PeachError):
     exit = Exit.UNREACHABLE
 
 
+class RefusedError(PeachError):
+    """A server that answers, but does not accept who we are, or we not who it is: waiting mends nothing."""
+
+    exit = Exit.UNREACHABLE
+
+
 class WireError(PeachError):
     """Bytes or JSON that are not the message they should be.
 

@@ -106,7 +106,8 @@ class Broker:
             "controller.listener.names=CONTROLLER",
             "listeners="
             + ",".join(f"{name.upper()}://127.0.0.1:{self.ports[name]}" for name in (*LISTENERS, "controller")),
-            "advertised.listeners=" + ",".join(f"{name.upper()}://{host[name]}:{self.ports[name]}" for name in LISTENERS),
+            "advertised.listeners="
+            + ",".join(f"{name.upper()}://{host[name]}:{self.ports[name]}" for name in LISTENERS),
             "listener.security.protocol.map=CONTROLLER:PLAINTEXT,"
             + ",".join(f"{name.upper()}:{name.upper()}" for name in LISTENERS),
             "inter.broker.listener.name=PLAINTEXT",
