@@ -29,7 +29,7 @@ run: $(VENV)/run.stamp  ## installs peachctl and runs an example workflow
 	@echo
 	@echo "Next:  source $(BIN)/activate      then  peachctl queue list  or  peachctl example list"
 
-test: check  ## installs what the tests need, lints, checks types, runs all tests
+test: check $(VENV)/servers.stamp  ## installs what the tests need, lints, checks types, runs all tests
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS) </dev/null
 
 check: $(VENV)/test.stamp  ## lint, format, types and layers alone
@@ -41,7 +41,7 @@ check: $(VENV)/test.stamp  ## lint, format, types and layers alone
 bench: $(VENV)/test.stamp  ## the benchmarks, each with its floor in the same run; ARGS="decode" takes one
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-proof: $(VENV)/test.stamp  ## the long campaigns; ARGS="--help" lists them with their options
+proof: $(VENV)/test.stamp $(VENV)/servers.stamp  ## the long campaigns; ARGS="--help" lists them with their options
 	@$(BIN)/python tests/proof.py $(ARGS)
 
 docs: $(VENV)/test.stamp  ## writes what is generated: docs/cli.md, docs/run.svg
@@ -75,4 +75,8 @@ $(VENV)/run.stamp: $(VENV)/venv.stamp .ci/run.lock pyproject.toml
 $(VENV)/test.stamp: $(VENV)/run.stamp .ci/test.lock
 	@echo "make: what the tests need (.ci/test.lock)"
 	@$(PIP) install $(EXACT) -r .ci/test.lock
+	@touch $@
+
+$(VENV)/servers.stamp: $(VENV)/test.stamp tests/servers/install.py
+	@$(BIN)/python -m tests.servers.install
 	@touch $@

@@ -87,9 +87,9 @@ def stop(pid: int) -> None:
 
 def _lives(pid: int) -> bool:
     try:
-        ended = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        # A JVM's first thread is a zombie while others still hold its ports.
-        return not ended or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        # The first thread may be gone before the others, which still hold files and locks.
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 

@@ -1,76 +1,225 @@
-"""What the real servers of the suite are made of, fetched once into `.cache/servers`."""
+"""`python -m tests.servers.install`: has the real servers of the suite in `CACHE`, each `<name>-<version>`. No root.
 
-import fcntl
+Debian's packages are downloaded and checked by apt, with a configuration of its own in a folder of its own, and
+unpacked into a tree: its programs run through the tree's own dynamic linker, on whatever system this is. What is in
+the cache already is not asked for again; `make clean` empties it.
+"""
+
 import os
+import platform
+import re
 import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.servers import CACHE
 
-KAFKA = "4.1.0"
-OLD_KAFKA = "3.9.1"
-"""One of the line that clients of 2017 can still talk to."""
+DEBIAN = "http://deb.debian.org/debian"
+"""Where packages come from if the machine's apt knows no mirror of Debian."""
 
-_BINDING = {
-    KAFKA: ("org.apache.logging.log4j:log4j-slf4j-impl", "2.24.3"),
-    OLD_KAFKA: ("org.slf4j:slf4j-reload4j", "1.7.36"),
-}
-_PROJECT = """<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>peachctl</groupId><artifactId>broker</artifactId><version>1</version>
-  <dependencies>
-    {}
-  </dependencies>
-</project>
-"""
-_DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
-_PACKAGES = {"java": "openjdk-17-jre-headless", "mvn": "maven", "openssl": "openssl"}
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_UNUSED = re.compile(r"(lib)?perl")
+_SMALL = ("--innodb-buffer-pool-size=16M", "--skip-log-bin")
 
 
-def kafka(version: str = KAFKA) -> Path:
-    """The folder of the jars of Apache Kafka, from Maven Central. Raises RuntimeError where it cannot be had."""
-    _need("java", "mvn", "openssl")
-    home = CACHE / f"kafka-{version}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"kafka-{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if home.exists():
-            return home
-        being_made = CACHE / f"kafka-{version}.new"
-        shutil.rmtree(being_made, ignore_errors=True)
-        being_made.mkdir()
-        wanted = [("org.apache.kafka:kafka_2.13", version), _BINDING[version]]
-        lines = [_DEPENDENCY.format(*name.split(":"), number) for name, number in wanted]
-        (being_made / "pom.xml").write_text(_PROJECT.format("\n    ".join(lines)))
-        done = subprocess.run(
-            ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={being_made}"],
-            cwd=being_made,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(
-                f"Apache Kafka {version} could not be fetched from Maven Central:\n{done.stdout[-2000:]}"
-            )
-        being_made.rename(home)
-        return home
+def installed(name: str) -> Path:
+    """The folder of a server in the cache. Raises RuntimeError where there is none."""
+    found = sorted(CACHE.glob(f"{name}-[0-9]*"))
+    if not found:
+        raise RuntimeError(f"{name} is not installed: `make test` does that (python -m tests.servers.install)")
+    return found[-1]
 
 
-def _need(*programs: str) -> None:
-    missing = [_PACKAGES[one] for one in programs if shutil.which(one) is None]
-    if not missing:
-        return
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-    if os.geteuid() != 0:
-        raise RuntimeError(f"the tests need Debian packages; as root: {' '.join(command)}")
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+def program(home: Path, name: str, *arguments: str) -> list[str]:
+    """The command that runs a program of an unpacked tree with the libraries of that tree."""
+    tree = home / "tree"
+    linker = next((path for path in sorted(tree.rglob("ld-linux-*.so.*")) if path.exists()), None)
+    path = next(
+        (tree / "usr" / below / name for below in ("sbin", "bin") if (tree / "usr" / below / name).exists()), None
     )
+    if linker is None or path is None:
+        raise RuntimeError(f"{home}: no {name} or no dynamic linker in it")
+    libraries = [f"{tree}/{below}/{platform.machine()}-linux-gnu" for below in ("usr/lib", "lib")]
+    return [str(linker), "--library-path", ":".join(libraries), str(path), *arguments]
+
+
+def database_server(home: Path, name: str, data: Path, *settings: str) -> list[str]:
+    """The command of `mariadbd` or `mysqld` over a data folder, with nothing of the machine's own settings."""
+    tree = home / "tree" / "usr"
+    messages = tree / "share" / "mysql"
+    return program(
+        home,
+        name,
+        "--no-defaults",
+        *(["--user=root"] if os.geteuid() == 0 else []),
+        f"--basedir={tree}",
+        f"--datadir={data}",
+        f"--lc-messages-dir={messages}",
+        f"--character-sets-dir={messages / 'charsets'}",
+        *_SMALL,
+        *settings,
+    )
+
+
+def mariadb(into: Path) -> str:
+    """MariaDB 10.11 as Debian 12 has it, with an empty database in `data`. Gives its version."""
+    version = _packages(into, "bookworm", "mariadb-server-core", ["mariadb-client-core"])
+    tables = into / "tree" / "usr" / "share" / "mysql"
+    script = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL, @skip_auth_anonymous=1;\n" + "".join(
+        (tables / f"mysql_{name}.sql").read_text(encoding="utf-8")
+        for name in ("system_tables", "performance_tables", "system_tables_data")
+    )
+    (into / "data").mkdir()
+    made = database_server(into, "mariadbd", into / "data", "--bootstrap", "--innodb-log-file-size=4M")
+    _run(made, input=script)
+    return version
+
+
+def mysql(into: Path) -> str:
+    """MySQL 9 as Debian's moving suite has it, with an empty database in `data`. Gives its version."""
+    version = _packages(into, "sid", "mysql-server-core", [])
+    if int(version.split(".")[0]) < 9:
+        raise RuntimeError(f"Debian sid has mysql-server-core {version}, which is too old: at least 9 is needed")
+    _run(database_server(into, "mysqld", into / "data", "--initialize-insecure", "--innodb-redo-log-capacity=8M"))
+    return version
+
+
+def kafka(into: Path) -> str:
+    """Apache Kafka 4, its jars from Maven Central. Gives its version."""
+    return _kafka(into, "4.1.0", ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"))
+
+
+def old_kafka(into: Path) -> str:
+    """Apache Kafka 3, of the line that clients of 2017 can still talk to. Gives its version."""
+    return _kafka(into, "3.9.1", ("org.slf4j", "slf4j-reload4j", "1.7.36"))
+
+
+SERVERS: dict[str, Callable[[Path], str]] = {
+    "mariadb": mariadb,
+    "mysql": mysql,
+    "kafka": kafka,
+    "old-kafka": old_kafka,
+}
+"""By name: what puts a server into an empty folder and gives its version; raises RuntimeError with one line."""
+
+
+def install(name: str) -> Path:
+    """The server's folder in the cache, made where it is not there. Raises RuntimeError."""
+    if list(CACHE.glob(f"{name}-[0-9]*")):
+        return installed(name)
+    print(f"make: {name}, a real server for the tests, into {CACHE}", flush=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    into = Path(tempfile.mkdtemp(prefix=f"new-{name}-", dir=CACHE))
+    try:
+        version = SERVERS[name](into)
+        into.chmod(0o755)
+        home = CACHE / f"{name}-{version}"
+        into.rename(home)
+        return home
+    finally:
+        shutil.rmtree(into, ignore_errors=True)
+
+
+def _packages(into: Path, suite: str, package: str, others: list[str]) -> str:
+    """Unpacks a package of a suite of Debian, others, and all that they need, into `tree`. Gives its version."""
+    for needed in ("apt-get", "apt-cache", "apt-config", "dpkg-deb"):
+        if not shutil.which(needed):
+            raise RuntimeError(f"{needed} is missing: {package} comes from Debian's packages")
+    if not _KEYRING.exists():
+        raise RuntimeError(f"{_KEYRING} is missing: install the package debian-archive-keyring")
+    work = into / "apt"
+    for folder in ("none", "lists/partial", "archives/partial"):
+        (work / folder).mkdir(parents=True)
+    (work / "status").touch()
+    (work / "sources").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n")
+    # How the machine reaches its mirrors (proxy, retries) stays; what it has installed and prefers does not count.
+    reach = [
+        line
+        for line in _run(["apt-config", "dump"]).splitlines()
+        if line.startswith("Acquire::") and not line.startswith("Acquire::IndexTargets")
+    ]
+    own = {
+        "Dir::State": work,
+        "Dir::State::lists": work / "lists",
+        "Dir::State::status": work / "status",
+        "Dir::Cache": work,
+        "Dir::Cache::archives": work / "archives",
+        "Dir::Etc::sourcelist": work / "sources",
+        "Dir::Etc::sourceparts": work / "none",
+        "Dir::Etc::parts": work / "none",
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": work / "none",
+        "APT::Sandbox::User": "",
+    }
+    (work / "conf").write_text("\n".join([*reach, *(f'{key} "{value}";' for key, value in own.items())]) + "\n")
+    env = {**os.environ, "APT_CONFIG": str(work / "conf"), "LC_ALL": "C.UTF-8"}
+    _run(["apt-get", "-qq", "-o", "Acquire::Retries=3", "-o", "APT::Update::Error-Mode=any", "update"], env=env)
+    shown = _run(["apt-cache", "show", "--no-all-versions", package], env=env)
+    version = re.search(r"^Version: (?:\d+:)?([0-9.]+)", shown, re.M)
+    if version is None:
+        raise RuntimeError(f"Debian {suite} has no package {package}")
+    _run(["apt-get", "-qq", "-y", "-d", "--no-install-recommends", "install", package, *others], env=env)
+    for archive in sorted((work / "archives").glob("*.deb")):
+        if not _UNUSED.match(archive.name):
+            _run(["dpkg-deb", "-x", str(archive), str(into / "tree")])
+    shutil.rmtree(work)
+    return version[1].rstrip(".")
+
+
+def _kafka(into: Path, version: str, log: tuple[str, str, str]) -> str:
+    """The jars of a version of Kafka, and of what writes its log, into `into`."""
+    packages = {"java": "openjdk-17-jre-headless", "mvn": "maven", "openssl": "openssl"}
+    missing = [package for program, package in packages.items() if not shutil.which(program)]
+    if missing:
+        install_them = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        if os.geteuid() != 0:
+            raise RuntimeError(f"Debian packages are missing; as root: {' '.join(install_them)}")
+        _run(["apt-get", "-qq", "update"])
+        _run(install_them, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    wanted = (("org.apache.kafka", "kafka_2.13", version), log)
+    dependencies = "".join(
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{number}</version></dependency>"
+        for group, name, number in wanted
+    )
+    project = into / "pom.xml"
+    project.write_text(
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<groupId>peachctl</groupId><artifactId>broker</artifactId><version>1</version>"
+        f"<dependencies>{dependencies}</dependencies></project>\n"
+    )
+    _run(["mvn", "-q", "-B", "-f", str(project), "dependency:copy-dependencies", f"-DoutputDirectory={into}"])
+    return version
+
+
+def _mirror() -> str:
+    known = _run(["apt-get", "indextargets", "--format", "$(SITE)", "Identifier: Packages", "Label: Debian"]).split()
+    return known[0] if known else DEBIAN
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None = None, input: str = "") -> str:
+    done = subprocess.run(command, env=env, input=input, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        raise RuntimeError(f"this failed: {' '.join(command)}\n{done.stderr[-2000:]}")
+        said = [line for line in done.stderr.splitlines() if line.startswith("E:") or "[ERROR]" in line]
+        said = said or done.stderr.splitlines()[-1:] or done.stdout.splitlines()[:1] or ["it said nothing"]
+        name = Path(command[3] if "--library-path" in command else command[0]).name
+        raise RuntimeError(f"{name}: exit {done.returncode}: {said[0]}")
+    return done.stdout
+
+
+def main() -> int:
+    failed = False
+    for name in SERVERS:
+        try:
+            install(name)
+        except (OSError, RuntimeError) as error:
+            failed = True
+            print(f"make: {name} cannot be had for the tests: {error}", file=sys.stderr)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    kafka()
-    kafka(OLD_KAFKA)
+    sys.exit(main())

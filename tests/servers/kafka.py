@@ -26,10 +26,10 @@ LISTENERS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 
 @dataclass
 class Broker:
-    """A node in a folder of its own, on ports that it keeps."""
+    """A node in a folder of its own, on ports that it keeps. version: its name in the cache (tests/servers/install)."""
 
     home: Path
-    version: str = install.KAFKA
+    version: str = "kafka"
     ports: dict[str, int] = field(default_factory=dict)
     pid: int = 0
 
@@ -90,7 +90,7 @@ class Broker:
         return self.home / "ca.pem"
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        jars = install.kafka(self.version)
+        jars = install.installed(self.version)
         # The first tier of the compiler alone: it lives for seconds, and starts in half the time.
         options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
         return ["java", *options, "-cp", f"{jars}/*", main, *arguments]
@@ -180,8 +180,8 @@ def shared() -> Broker:
     return Broker(Path(known["home"]), known["version"], known["ports"], known["pid"])
 
 
-def private(version: str = install.KAFKA) -> Broker:
-    """One that a test may kill and start again; it stops what it started (`stop`)."""
+def private(version: str = "kafka") -> Broker:
+    """One (`kafka`, or `old-kafka`) that a test may kill and start again; it stops what it started (`stop`)."""
     broker = Broker(Path(tempfile.mkdtemp(dir=servers.session_folder(), prefix="kafka-")), version)
     broker.prepare()
     broker.start()
