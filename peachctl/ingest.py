@@ -83,6 +83,16 @@ def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> E
 def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, priority: int = 1) -> Entry:
     """A workflow file as it would be filed, for commands that hold one in hand. name: says by its ending whether it
     is JSON (`wire.decode_file`). Raises PeachError with all that is wrong with it, a problem a line."""
+    return entry_of(_checked(body, name, hub, limits), body, name, priority)
+
+
+def prepare_message(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> bytes:
+    """A workflow file as the message that it becomes on Kafka; else as `prepare_entry`."""
+    workflow = _checked(body, name, hub, limits)
+    return wire.encode_workflow(workflow) if wire.may_be_json(name) else body
+
+
+def _checked(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> Workflow:
     known = _services(hub)
     try:
         workflow = wire.decode_file(body, name, limits)
@@ -92,7 +102,7 @@ def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, prio
     if problems:
         lines = [f"{problem.where}: {problem.message}" for problem in problems]
         raise PeachError(mask("\n".join(f"{printable(name)}: {line}" for line in lines)))
-    return entry_of(workflow, body, name, priority)
+    return workflow
 
 
 def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
@@ -194,6 +204,8 @@ class Ingest:
         self._owed = True
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
+        self.away: UnreachableError | None = None
+        """The error of the database or the broker where that is the reason."""
 
     def repair(self) -> None:
         """Mends what a killed process left: temporary files, scripts and events that are owed, refusals not packed.
@@ -230,7 +242,7 @@ class Ingest:
             return 0
         if self.paused is not None:
             logger.info("going on")
-            self.paused = None
+            self.paused = self.away = None
         handled, self._hand = len(self._hand), []
         if handled:
             self._on_step(handled)
@@ -385,6 +397,7 @@ class Ingest:
 
     def _pause(self, error: PeachError) -> None:
         """Says once why nothing is taken."""
+        self.away = error if isinstance(error, UnreachableError) else None
         if self.paused != error.message:
             logger.warning("%s", printable(mask(error.message), 500))
             self.paused = error.message

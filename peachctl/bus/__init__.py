@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from peachctl.errors import PeachError
 from peachctl.store import Origin
 
 
@@ -18,6 +19,10 @@ class Message:
     file: str | None = None
     priority: int = 1
     size: int | None = None
+
+
+class MessageTooLarge(PeachError):
+    """The transport takes no message of this size, and did not take this one."""
 
 
 class Bus(Protocol):

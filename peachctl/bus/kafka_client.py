@@ -307,7 +307,6 @@ def open_producer(to: Settings, largest: int = 1 << 20) -> KafkaProducer:
             delivery_timeout_ms=30_000,
             max_block_ms=5_000,
             max_request_size=largest + (64 << 10),
-            buffer_memory=max(32 << 20, 2 * largest),
         )
 
 

@@ -38,6 +38,10 @@ MARKS = {
     "cancelled": ("■", "magenta"),
     "waiting": ("·", "bright_black"),
     "queued": ("·", "blue"),
+    "sent": ("·", "blue"),
+    "refused": ("✗", "red"),
+    "unsent": ("-", "bright_black"),
+    "unknown": ("?", "yellow"),
 }
 
 
@@ -145,7 +149,15 @@ def _set_format(value: Format) -> Format:
 Output = Annotated[
     Format, typer.Option("-o", "--output", help="How the result is written.", callback=_set_format, show_choices=True)
 ]
+LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
+
+
+def log_to_stderr(style: str) -> None:
+    """What a long-lived command does first. Raises BadParameter for another `--log-format` than there is."""
+    if style not in ("text", "json"):
+        raise typer.BadParameter(f"{style!r} is not one of text, json", param_hint="--log-format")
+    screen.log_to_stderr(style)
 
 
 def mark(status: str) -> Any:
