@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peachctl.config import Config
     from peachctl.workflow import Problem, Workflow
 
-_FILED_WITHIN = 10.0
+_FILED_WITHIN = 5.0
 """Seconds for which `submit` waits for ingest where it is not told to wait for more."""
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A workflow: .bin (Avro), .json or .wf; - is stdin.")]
