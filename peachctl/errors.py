@@ -41,6 +41,15 @@ class StateError(PeachError):
     exit = Exit.STATE
 
 
+class MadeAnewError(StateError):
+    """A topic was deleted and made anew: what is known of its messages is of others. A person decides."""
+
+    exit = Exit.FAILED
+
+    def __init__(self, what: str, topic: str) -> None:
+        super().__init__(f"{what}: the topic was deleted and made anew", f"peachctl init-kafka --accept-new {topic}")
+
+
 class UnreachableError(PeachError):
     """A server, or the database file, cannot be reached."""
 

@@ -1,4 +1,4 @@
-"""The port of the transport: messages in, events out. Adapters: `folder` (and, later, `kafka`)."""
+"""The port of the transport: messages in, events out. Adapters: `folder` and `kafka`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,11 @@ class MessageTooLarge(PeachError):
 
 
 class Bus(Protocol):
-    """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart."""
+    """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart, and
+    may come again before (where a transport gives it to another consumer, and back).
+
+    A server that does not answer is waited for, and that is said once: `poll` has no messages then, `publish`
+    acknowledges none. RefusedError where a server does not accept us."""
 
     def poll(self, timeout: float, most: int) -> list[Message]:
         """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""
@@ -42,6 +46,11 @@ class Bus(Protocol):
 
     def publish(self, ids: Sequence[int]) -> list[int]:
         """Announces queue rows to executors; returns those that were acknowledged."""
+        ...
+
+    def drained(self) -> bool:
+        """Whether all that was there when the bus was opened was delivered and acknowledged (asked after a `poll` that
+        had no messages)."""
         ...
 
     def close(self) -> None: ...
