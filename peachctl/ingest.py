@@ -248,6 +248,20 @@ class Ingest:
             self._on_step(handled)
         return handled
 
+    def drained(self) -> bool:
+        """Whether all that was there when the bus was opened is filed; asked after a step that had no messages."""
+        if self.paused is not None or self._hand:
+            return False
+        try:
+            return self._bus.drained()
+        except UnreachableError as error:
+            self._pause(error)
+            return False
+
+    def lag(self) -> int | None:
+        """Messages that wait in the transport; None where it does not say."""
+        return self._bus.lag()
+
     def _look_out(self) -> None:
         """Raises what stands against taking messages now."""
         if time.monotonic() - self._loaded > _HUB_AGE:

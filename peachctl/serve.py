@@ -110,16 +110,23 @@ def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool) -> Non
     patience = Patience(once)
     began = False
     ingest.repair()
+    wait = 0.0 if once else min(0.5, notifier.patience)
     while not stop.asked:
-        handled = ingest.step(0.0 if once else min(0.5, notifier.patience))
+        handled = ingest.step(wait)
         began = began or ingest.paused is None
+        drained = once and not handled and ingest.drained()
         patience.hear(ingest.away)
-        notifier.step(well=began, status=lambda: ingest.paused or queue_status(store))
-        if once and not handled and ingest.away is None:
-            if ingest.paused is not None:
-                raise PeachError(ingest.paused)
+        notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+        if drained:
             return
+        if once and not handled and ingest.away is None and ingest.paused is not None:
+            raise PeachError(ingest.paused)
+        wait = wait or (0.0 if handled else 0.1)
     notifier.stopping()
+
+
+def _lagging(said: str, lag: int | None) -> str:
+    return said if lag is None else f"{said}, lag {lag}"
 
 
 class IngestThread:
@@ -249,7 +256,7 @@ def _events_status(loop: ExecuteLoop, store: Store, events: "KafkaEvents | None"
     """Such as `3 running, 12 queued, lag 0`."""
     said = loop.paused or queue_status(store, loop.busy)
     if events is not None:
-        said += f", lag {events.lag}" if events.lag is not None else ", no events are heard"
+        said = _lagging(said, events.lag) if events.hears else f"{said}, no events are heard"
     return f"{said}; ingest: {ingest.paused}" if ingest is not None and ingest.paused else said
 
 

@@ -29,8 +29,8 @@ class Bus(Protocol):
     """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart, and
     may come again before (where a transport gives it to another consumer, and back).
 
-    A server that does not answer is waited for, and that is said once: `poll` has no messages then, `publish`
-    acknowledges none. RefusedError where a server does not accept us."""
+    A server that does not answer is waited for: `poll` raises UnreachableError as long as it is known to be away,
+    `publish` acknowledges nothing. RefusedError where a server does not accept us."""
 
     def poll(self, timeout: float, most: int) -> list[Message]:
         """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""
@@ -51,6 +51,10 @@ class Bus(Protocol):
     def drained(self) -> bool:
         """Whether all that was there when the bus was opened was delivered and acknowledged (asked after a `poll` that
         had no messages)."""
+        ...
+
+    def lag(self) -> int | None:
+        """Messages that wait; None where that cannot be said, or not at little cost."""
         ...
 
     def close(self) -> None: ...
