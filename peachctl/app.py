@@ -95,9 +95,13 @@ def on_kafka(config: Config) -> bool:
     return bool(config.kafka.bootstrap_servers)
 
 
-def open_bus(config: Config) -> "Bus":
-    """What `consume ingest` reads. Raises UnreachableError, RefusedError, ConfigError."""
-    return open_folder_bus(config)
+def open_bus(config: Config, store: Store) -> "Bus":
+    """What `consume ingest` reads. Raises ConfigError."""
+    if not on_kafka(config):
+        return open_folder_bus(config)
+    from peachctl.bus.kafka import KafkaBus
+
+    return KafkaBus(config, store)
 
 
 def open_folder_bus(config: Config) -> "FolderBus":
@@ -201,17 +205,14 @@ def opened_store(config: Config, stop: "Stop", *, once: bool) -> "Iterator[Store
 def serving_ingest(config: Config, stop: "Stop", *, once: bool) -> "Iterator[tuple[Ingest, Store]]":
     """The ingest loop with a store and a bus of its own. On Kafka it also publishes the list of services, unless
     `services.publish_every` is 0. To be entered in the thread that runs the loop."""
-    from peachctl.serve import waited_for
 
-    with opened_store(config, stop, once=once) as store:
-        bus: Bus = waited_for(lambda: open_bus(config), stop, once=once)
-        with closing(bus):
-            if once or not on_kafka(config) or not config.services.publish_every:
-                yield open_ingest(config, store, bus), store
-                return
-            with announcing(config) as announcer:
-                announcer.start()
-                yield open_ingest(config, store, bus), store
+    with opened_store(config, stop, once=once) as store, closing(open_bus(config, store)) as bus:
+        if once or not on_kafka(config) or not config.services.publish_every:
+            yield open_ingest(config, store, bus), store
+            return
+        with announcing(config) as announcer:
+            announcer.start()
+            yield open_ingest(config, store, bus), store
 
 
 def open_events(config: Config, heard: Callable[[], None]) -> "KafkaEvents":

@@ -110,15 +110,18 @@ def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool) -> Non
     patience = Patience(once)
     began = False
     ingest.repair()
+    wait = 0.0 if once else min(0.5, notifier.patience)
     while not stop.asked:
-        handled = ingest.step(0.0 if once else min(0.5, notifier.patience))
+        handled = ingest.step(wait)
         began = began or ingest.paused is None
         patience.hear(ingest.away)
         notifier.step(well=began, status=lambda: ingest.paused or queue_status(store))
         if once and not handled and ingest.away is None:
             if ingest.paused is not None:
                 raise PeachError(ingest.paused)
-            return
+            if ingest.drained():
+                return
+            wait = 0.2
     notifier.stopping()
 
 

@@ -38,7 +38,7 @@ from peachctl.bus.kafka_client import CALL, open_consumer, reach, settings, tran
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
-from peachctl.errors import MadeAnewError, PeachError, RefusedError, UnreachableError
+from peachctl.errors import Exit, MadeAnewError, PeachError, RefusedError, UnreachableError
 from peachctl.store import Origin, Store
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,12 @@ _LOOK = 5.0  # seconds of silence after which we look whether the broker is ther
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
 _STALLED = 4  # looks at the same position with something behind it
 _NUMBER = re.compile(r"-?\d{1,9}")
+
+
+class TopicMissing(UnreachableError):
+    """There is a broker, but no topic of workflows: waited for as well, for clients may make it."""
+
+    exit = Exit.FAILED
 
 
 class KafkaBus:
@@ -160,7 +166,6 @@ class KafkaBus:
                     del self._goal[tp]
         except KafkaError as error:
             self._failed(error)
-            return False
         return not self._goal
 
     def lag(self) -> int | None:
@@ -198,7 +203,9 @@ class KafkaBus:
             if self._goal is None:
                 self._goal = prepare(self._config, self._to, adopted=self._store.adopted())
             if self._goal is None:
-                raise PeachError(f"Kafka at {self._to.where} has no topic {kafka.topic_execute}", "peachctl init-kafka")
+                raise TopicMissing(
+                    f"Kafka at {self._to.where} has no topic {kafka.topic_execute}", "peachctl init-kafka"
+                )
             session = int(kafka.session_timeout * 1000)
             consumer = open_consumer(
                 self._to,
@@ -281,7 +288,10 @@ class KafkaBus:
         if kept is None:
             return beginning
         if kept > end:
-            raise MadeAnewError(f"{where} ends at offset {end}, but was read up to {kept}", tp.topic)
+            raise MadeAnewError(
+                f"{where} ends at offset {end}, but was read up to {kept}: the topic was deleted and made anew",
+                f"peachctl init-kafka --accept-new {tp.topic}",
+            )
         if kept < beginning:
             logger.error(
                 "%s: %d messages are LOST: the broker's retention removed the offsets %d to %d before they were"
@@ -362,12 +372,14 @@ class KafkaBus:
                 "nothing comes from %s although there is something; another consumer is made", self._to.where
             )
             self._drop()
-        elif owned:
 
     def _failed(self, error: KafkaError) -> NoReturn:
         """An error out of kafka-python: this consumer is not used any more."""
         self._drop()
-        raise translated(error, self._to, f"the topic {self._config.kafka.topic_execute} cannot be read") from error
+        told = translated(error, self._to, f"the topic {self._config.kafka.topic_execute} cannot be read")
+        if isinstance(told, UnreachableError):
+            self._trouble = told
+        raise told from error
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -381,7 +393,8 @@ class KafkaBus:
             logger.debug("the consumer did not close: %s", error)
 
     def _away(self, why: str) -> NoReturn:
-        raise UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")
+        self._trouble = UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")
+        raise self._trouble
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

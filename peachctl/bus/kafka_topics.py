@@ -68,7 +68,7 @@ def _look(config: Config, admin: Any) -> list[Topic]:
 def create(config: Config, count: int, replicas: int | None) -> list[Topic]:
     """Makes the topics that are missing, with so many partitions, each on so many brokers (None: on three, where there
     are as many). Returns those that were made. Raises PeachError with what the broker has against it."""
-    with _admin(config, "topics cannot be made") as (to, admin):
+    with _admin(config, "topics cannot be made") as (_, admin):
         missing = [one for one in _look(config, admin) if not one.partitions]
         copies = replicas or min(REPLICAS, len(admin.describe_cluster()["brokers"]))
         for one in missing:
