@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peachctl.bus.folder import FolderBus
     from peachctl.bus.kafka_events import KafkaEvents
     from peachctl.bus.kafka_send import KafkaSender
+    from peachctl.bus.kafka_topics import Topic
     from peachctl.execute import ExecuteLoop, Observer, Options
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
@@ -69,6 +70,28 @@ def migrate(config: Config) -> "Plan":
 
     make_folders(config)
     return sqlite.migrate(_sqlite(config).path, config.database.queue_table)
+
+
+def kafka_topics(config: Config) -> "list[Topic]":
+    """The topics that the configuration names, as the broker has them. Raises UnreachableError, RefusedError."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.topics(config)
+
+
+def make_topics(config: Config, partitions: int, replicas: int | None) -> "list[Topic]":
+    """What `init-kafka` does: makes the topics that are missing, and returns those."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.create(config, partitions, replicas)
+
+
+def accept_new(config: Config, topic: str) -> bool:
+    """What `init-kafka --accept-new` does. Returns whether the topic was another one than before."""
+    from peachctl.bus import kafka_topics
+
+    with closing(open_store(config)) as store:
+        return kafka_topics.accept_new(config, store, topic)
 
 
 def refuse_unready(config: Config) -> None:

@@ -46,9 +46,6 @@ class MadeAnewError(StateError):
 
     exit = Exit.FAILED
 
-    def __init__(self, what: str, topic: str) -> None:
-        super().__init__(f"{what}: the topic was deleted and made anew", f"peachctl init-kafka --accept-new {topic}")
-
 
 class UnreachableError(PeachError):
     """A server, or the database file, cannot be reached."""

@@ -38,7 +38,7 @@ from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
-from peachctl.errors import PeachError, UnreachableError, WireError
+from peachctl.errors import MadeAnewError, PeachError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
@@ -226,8 +226,8 @@ class Ingest:
     def step(self, timeout: float) -> int:
         """Takes and handles one batch, waiting at most `timeout` seconds for it; returns how many messages it had.
 
-        Returns 0 while paused, after some of that time. Raises StateError where a known origin holds another message
-        (the topic was made anew), and ConfigError from the store; never because of what a message holds.
+        Returns 0 while paused, after some of that time. Raises MadeAnewError where a known origin holds another message
+        (nothing of the batch is acknowledged), RefusedError, and ConfigError; never because of what a message holds.
         """
         try:
             self._look_out()
@@ -287,7 +287,7 @@ class Ingest:
         entries = [entry for entry, _, _ in judged if entry is not None]
         letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
-            filed = unique_names(entries, lambda named: self._store.file(named, letters))
+            filed = self._file(entries, letters)
             fail_point("ingest:filed")
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
@@ -309,6 +309,12 @@ class Ingest:
         if messages:
             self._bus.ack(messages)
             fail_point("ingest:acked")
+
+    def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
+        try:
+            return unique_names(entries, lambda named: self._store.file(named, letters))
+        except StateError as error:
+            raise MadeAnewError(error.message, error.hint) from error
 
     def _judge(self, message: Message) -> _Judged:
         """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""

@@ -29,8 +29,8 @@ class Bus(Protocol):
     """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart, and
     may come again before (where a transport gives it to another consumer, and back).
 
-    A server that does not answer is waited for: `poll` raises UnreachableError as long as it is known to be away,
-    `publish` acknowledges nothing. RefusedError where a server does not accept us."""
+    A server that does not answer raises UnreachableError (out of `publish`: nothing is acknowledged) until it does: the
+    same call is made again. RefusedError where a server does not accept us."""
 
     def poll(self, timeout: float, most: int) -> list[Message]:
         """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""

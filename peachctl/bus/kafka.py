@@ -3,8 +3,8 @@
 How a message is neither lost nor filed twice, whatever happens to brokers, consumers and the group:
 
 - The group's offsets are committed by `ack` alone, by name, and only of partitions that are still ours and for what
-  was delivered since they became ours: a late commit would turn back the offset of their new owner. A commit that a
-  rebalance refuses is dropped: the records come again, and their origins are known.
+  was delivered since they became ours: a late commit would turn back the offset of their new owner. Where a rebalance
+  gives a partition to another consumer, what is in hand here comes there again, and its origins are known.
 - kafka-python begins nowhere by itself. Where a partition becomes ours it is paused, in the callback, before anything
   of it can be delivered; then its committed offset is looked at, and it begins there: one message earlier, where that
   message is known, so that the store compares its hash. That shows a topic that was made anew, also one that has more
@@ -38,7 +38,7 @@ from peachctl.bus.kafka_client import CALL, open_consumer, reach, settings, tran
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
-from peachctl.errors import MadeAnewError, PeachError, RefusedError, UnreachableError
+from peachctl.errors import Exit, MadeAnewError, PeachError, RefusedError, UnreachableError
 from peachctl.store import Origin, Store
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,12 @@ _LOOK = 5.0  # seconds of silence after which we look whether the broker is ther
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
 _STALLED = 4  # looks at the same position with something behind it
 _NUMBER = re.compile(r"-?\d{1,9}")
+
+
+class TopicMissing(UnreachableError):
+    """There is a broker, but no topic of workflows: waited for as well, for clients may make it."""
+
+    exit = Exit.FAILED
 
 
 class KafkaBus:
@@ -71,6 +77,7 @@ class KafkaBus:
         self._ready: deque[Message] = deque()
         # What the callback of a rebalance says, on kafka-python's own thread.
         self._fresh: set[TopicPartition] = set()
+        self._gone: set[TopicPartition] = set()
         self._since: dict[TopicPartition, int] = {}
         self._delivered: dict[TopicPartition, int] = {}
         self._acked: dict[TopicPartition, int] = {}
@@ -108,8 +115,7 @@ class KafkaBus:
     def ack(self, messages: Sequence[Message]) -> None:
         """Commits the offsets behind these. What cannot be committed now is committed later, or comes again."""
         for message in messages:
-            tp = TopicPartition(message.origin.topic, message.origin.partition)
-            offset = message.origin.offset
+            tp, offset = _place(message), message.origin.offset
             if self._since.get(tp, offset + 1) <= offset < self._delivered.get(tp, -1):
                 self._owed[tp] = max(offset + 1, self._owed.get(tp, 0))
         self._commit()
@@ -160,7 +166,6 @@ class KafkaBus:
                     del self._goal[tp]
         except KafkaError as error:
             self._failed(error)
-            return False
         return not self._goal
 
     def lag(self) -> int | None:
@@ -198,7 +203,9 @@ class KafkaBus:
             if self._goal is None:
                 self._goal = prepare(self._config, self._to, adopted=self._store.adopted())
             if self._goal is None:
-                raise PeachError(f"Kafka at {self._to.where} has no topic {kafka.topic_execute}", "peachctl init-kafka")
+                raise TopicMissing(
+                    f"Kafka at {self._to.where} has no topic {kafka.topic_execute}", "peachctl init-kafka"
+                )
             session = int(kafka.session_timeout * 1000)
             consumer = open_consumer(
                 self._to,
@@ -213,18 +220,18 @@ class KafkaBus:
             raise
         self._trouble = None
         self._consumer = consumer
-        consumer.subscribe(topics=[kafka.topic_execute], listener=_Listener(consumer, self._fresh, self._lost))
+        consumer.subscribe(topics=[kafka.topic_execute], listener=_Listener(consumer, self._fresh, self._gone))
         self._look_at = time.monotonic() + _LOOK
         return True
 
     def _take(self, timeout: float, most: int) -> None:
-        if self._owed:
-            self._commit()
-            if self._consumer is None:
-                return
+        self._commit()
         consumer = self._consumer
         wait = max(timeout, 0.0 if consumer.assignment() else _JOINING)
         records = consumer.poll(timeout_ms=int(wait * 1000), max_records=min(most, _MOST))
+        if self._gone:
+            self._forget(self._gone)
+            self._gone.clear()
         for tp, found in records.items():
             for record in found:
                 self._ready.append(self._message(record))
@@ -253,8 +260,9 @@ class KafkaBus:
     def _settle(self, consumer: Any) -> None:
         """Says where partitions that became ours begin, and lets them go on."""
         owned = consumer.assignment()
-        fresh = sorted(self._fresh & owned)
+        self._forget(set(self._delivered) - owned)
         self._fresh -= self._fresh - owned
+        fresh = sorted(self._fresh)
         if not fresh:
             return
         beginnings = consumer.beginning_offsets(fresh, timeout_ms=CALL)
@@ -269,10 +277,14 @@ class KafkaBus:
         for tp in fresh:
             kept = keeps[tp]
             position = self._position(tp, kept, beginnings[tp], ends[tp])
+            if tp in self._delivered and kept == self._acked.get(tp):
+                # It was ours before, and nobody has worked on it since: what is in hand does not come again.
+                position = self._delivered[tp]
+            else:
+                self._forget([tp])
+                self._since[tp] = self._delivered[tp] = position
+                self._acked[tp] = position if kept is None else kept
             consumer.seek(tp, position)
-            self._since[tp] = self._delivered[tp] = position
-            self._acked[tp] = max(position, kept or 0)
-            self._owed.pop(tp, None)
             self._fresh.discard(tp)
             consumer.resume(tp)
 
@@ -281,7 +293,10 @@ class KafkaBus:
         if kept is None:
             return beginning
         if kept > end:
-            raise MadeAnewError(f"{where} ends at offset {end}, but was read up to {kept}", tp.topic)
+            raise MadeAnewError(
+                f"{where} ends at offset {end}, but was read up to {kept}: the topic was deleted and made anew",
+                f"peachctl init-kafka --accept-new {tp.topic}",
+            )
         if kept < beginning:
             logger.error(
                 "%s: %d messages are LOST: the broker's retention removed the offsets %d to %d before they were"
@@ -316,26 +331,28 @@ class KafkaBus:
             return
         ours = consumer.assignment() - self._fresh
         wanted = {tp: offset for tp, offset in self._owed.items() if tp in ours and offset > self._acked.get(tp, 0)}
-        self._owed = dict(wanted)
         if not wanted:
             return
         try:
             consumer.commit({tp: _offset(offset) for tp, offset in wanted.items()}, timeout_ms=CALL)
         except (CommitFailedError, RebalanceInProgressError) as error:
-            logger.debug("the group is changing, the records come again: %s", error)
-            self._owed.clear()
+            # Tried again with the next poll, unless the partition is somebody else's by then.
+            logger.debug("the group is changing: %s", error)
         except RetriableError as error:
             self._away(f"offsets cannot be committed: {error}")  # tried again by the next poll
         except KafkaError as error:
             self._failed(error)
         else:
             self._acked.update(wanted)
-            self._owed.clear()
+            self._owed = {tp: offset for tp, offset in self._owed.items() if tp not in wanted}
 
-    def _lost(self, partitions: Collection[TopicPartition]) -> None:
-        for tp in partitions:
-            self._since.pop(tp, None)
-            self._acked.pop(tp, None)
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions that are ours no more, or anew."""
+        for tp in list(partitions):
+            for kept in (self._since, self._delivered, self._acked, self._owed):
+                kept.pop(tp, None)
+            for message in [one for one in self._ready if _place(one) == tp]:
+                self._ready.remove(message)
 
     def _acknowledged(self, tp: TopicPartition) -> bool:
         return self._acked.get(tp, 0) >= self._delivered.get(tp, 0)
@@ -362,16 +379,27 @@ class KafkaBus:
                 "nothing comes from %s although there is something; another consumer is made", self._to.where
             )
             self._drop()
-        elif owned:
 
     def _failed(self, error: KafkaError) -> NoReturn:
         """An error out of kafka-python: this consumer is not used any more."""
         self._drop()
-        raise translated(error, self._to, f"the topic {self._config.kafka.topic_execute} cannot be read") from error
+        told = translated(error, self._to, f"the topic {self._config.kafka.topic_execute} cannot be read")
+        if isinstance(told, UnreachableError):
+            self._trouble = told
+        raise told from error
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
-        for kept in (self._ready, self._fresh, self._since, self._delivered, self._acked, self._owed, self._stuck):
+        for kept in (
+            self._ready,
+            self._fresh,
+            self._gone,
+            self._since,
+            self._delivered,
+            self._acked,
+            self._owed,
+            self._stuck,
+        ):
             kept.clear()
         if consumer is None:
             return
@@ -381,27 +409,31 @@ class KafkaBus:
             logger.debug("the consumer did not close: %s", error)
 
     def _away(self, why: str) -> NoReturn:
-        raise UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")
+        self._trouble = UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")
+        raise self._trouble
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Runs on kafka-python's thread, where nothing may ask the broker: it only notes."""
 
-    def __init__(self, consumer: Any, fresh: set[TopicPartition], lost: Any) -> None:
+    def __init__(self, consumer: Any, fresh: set[TopicPartition], gone: set[TopicPartition]) -> None:
         self._consumer = consumer
         self._fresh = fresh
-        self._lose = lost
+        self._gone = gone
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        self._lose(revoked)
+        pass  # most often they are ours again in a moment
 
     def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        self._lose(lost)
+        self._gone.update(lost)
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        self._lose(assigned)
         self._fresh.update(assigned)
         self._consumer.pause(*assigned)
+
+
+def _place(message: Message) -> TopicPartition:
+    return TopicPartition(message.origin.topic, message.origin.partition)
 
 
 def _offset(offset: int) -> OffsetAndMetadata:

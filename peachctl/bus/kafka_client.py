@@ -281,20 +281,22 @@ def open_admin(to: Settings) -> KafkaAdminClient:
         return KafkaAdminClient(**to.options())
 
 
-def open_consumer(to: Settings, group: str | None, **options: Any) -> KafkaConsumer:
+def open_consumer(to: Settings, group: str | None, **more: Any) -> KafkaConsumer:
     """A consumer that decodes nothing, commits nothing by itself and begins nowhere by itself. group: None for one
-    that only looks. Raises UnreachableError, RefusedError. To be closed."""
+    that only looks. more: its settings, which win. Raises UnreachableError, RefusedError. To be closed."""
     with border(to, "no connection"):
         return KafkaConsumer(
-            **to.options(),
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            partition_assignment_strategy=(RangePartitionAssignor,),
-            fetch_max_bytes=_FETCH_BYTES,
-            metadata_max_age_ms=30_000,
-            **options,
+            **to.options()
+            | {
+                "group_id": group,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "none",
+                "allow_auto_create_topics": False,
+                "partition_assignment_strategy": (RangePartitionAssignor,),
+                "fetch_max_bytes": _FETCH_BYTES,
+                "metadata_max_age_ms": 30_000,
+            }
+            | more
         )
 
 

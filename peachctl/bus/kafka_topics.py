@@ -30,6 +30,8 @@ from peachctl.store import Origin, Store
 REPLICAS = 3
 """Of a topic, where there are as many brokers."""
 
+_SHARED = ("kafka.topic_execute", "kafka.topic_processed")
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -66,13 +68,15 @@ def _look(config: Config, admin: Any) -> list[Topic]:
 
 
 def create(config: Config, count: int, replicas: int | None) -> list[Topic]:
-    """Makes the topics that are missing, with so many partitions, each on so many brokers (None: on three, where there
-    are as many). Returns those that were made. Raises PeachError with what the broker has against it."""
-    with _admin(config, "topics cannot be made") as (to, admin):
+    """Makes the topics that are missing: those of workflows and of events with `count` partitions, the others, which
+    nobody reads in parts, with one; each on so many brokers (None: on three, where there are as many). Returns those
+    that were made. Raises PeachError with what the broker has against it."""
+    with _admin(config, "topics cannot be made") as (_, admin):
         missing = [one for one in _look(config, admin) if not one.partitions]
         copies = replicas or min(REPLICAS, len(admin.describe_cluster()["brokers"]))
         for one in missing:
-            wanted = {one.name: {"num_partitions": count, "replication_factor": copies}}
+            parts = count if one.key in _SHARED else 1
+            wanted = {one.name: {"num_partitions": parts, "replication_factor": copies}}
             try:
                 admin.create_topics(wanted, timeout_ms=CALL)
             except TopicAlreadyExistsError:
