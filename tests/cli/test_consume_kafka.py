@@ -50,7 +50,9 @@ def log(peach: Peach, number: int = 0) -> str:
     return (peach.home / f"stderr.{number}").read_text()
 
 
-def test_each_workflow_runs_once_though_all_executors_hear_all_events(peach: Peach, at: Topics) -> None:
+def test_each_workflow_runs_once_though_all_executors_hear_all_events_and_sigterm_drains(
+    peach: Peach, at: Topics
+) -> None:
     counted = peach.home / "counted"
     processes = [peach.start("consume", "execute", PEACHCTL_EXECUTE__SLOTS="2") for _ in range(2)]
     for number in range(8):
@@ -59,25 +61,37 @@ def test_each_workflow_runs_once_though_all_executors_hear_all_events(peach: Pea
     peach.until(lambda: len([row for row in peach.rows() if row["status"] == "success"]) == 8)
     assert sorted(counted.read_text().split()) == sorted(f"c{number}" for number in range(8))
     assert {row["attempt"] for row in peach.rows()} == {1}
+    short = file(peach, workflow(node("t", "Text", ["x"]), node("s", "Sleep", ["1"], "t")))
+    peach.until(lambda: running(peach, short))
     for process in processes:
         process.terminate()
-        assert process.wait(20) == 0
+    assert [process.wait(20) for process in processes] == [0, 0]
+    assert peach.detail(short)["status"] == "success"
 
 
-def test_events_are_heard_while_a_workflow_runs_and_no_membership_has_to_outlive_it(peach: Peach, at: Topics) -> None:
-    process = peach.start("consume", "execute", PEACHCTL_EXECUTE__SLOTS="2", PEACHCTL_EXECUTE__DRAIN="0.1s")
+def test_a_run_of_days_keeps_no_event_waiting_and_no_membership_alive(peach: Peach, at: Topics) -> None:
+    """What a group does with members that do not poll does not concern an executor: it is none."""
+    process = peach.start("consume", "execute", PEACHCTL_EXECUTE__SLOTS="2")
     id = file(peach, slow(peach, "long"))
     peach.until(lambda: running(peach, id))
-    # What a group does with members that run for days does not concern an executor: it is none.
     other = file(peach, DIAMOND)
     at.send(at.processed, b"%d" % other)
     peach.until(lambda: peach.detail(other)["status"] == "success")
     peach.until(lambda: at.committed(at.group_execute, at.processed) is not None)
     [group] = at.admin.describe_groups([at.group_execute]).values()
     assert (group["group_state"], group["members"]) == ("Empty", [])
+    # Nothing of a run holds a connection of its executor.
+    assert tcp_sockets(process.pid)
+    others = [pid for pid in peach.marked() if pid != process.pid]
+    assert len(others) >= 2
+    assert {pid: tcp_sockets(pid) for pid in others} == {pid: set() for pid in others}
     assert running(peach, id)
     process.terminate()
+    peach.until(lambda: "draining 1 running" in log(peach))
+    process.terminate()
     assert process.wait(20) == 0
+    assert peach.detail(id)["status"] == "queued"
+    peach.until(lambda: not peach.marked())
 
 
 def test_a_client_that_deletes_or_cancels_a_row_ends_the_run_with_all_its_processes(peach: Peach, at: Topics) -> None:
@@ -120,46 +134,35 @@ def test_a_lost_event_costs_a_look_into_the_queue_and_no_sweep(peach: Peach) -> 
             assert store.get(id).status.word == "success"  # type: ignore[union-attr]
 
 
-def test_sigterm_drains_and_a_second_one_ends_at_once(peach: Peach, at: Topics) -> None:
-    process = peach.start("consume", "execute")
-    short = file(peach, workflow(node("t", "Text", ["x"]), node("s", "Sleep", ["1"], "t")))
-    peach.until(lambda: running(peach, short))
-    process.terminate()
-    assert process.wait(20) == 0
-    assert [row["status"] for row in peach.rows()] == ["success"]
-    process = peach.start("consume", "execute")
-    long = file(peach, slow(peach, "x"))
-    peach.until(lambda: running(peach, long))
-    process.terminate()
-    peach.until(lambda: "draining 1 running" in log(peach, 1))
-    process.terminate()
-    assert process.wait(20) == 0
-    assert peach.detail(long)["status"] == "queued"
-    peach.until(lambda: not peach.marked())
-
-
-def test_once_needs_no_broker_to_run_what_is_there(peach: Peach, at: Topics) -> None:
-    file(peach, DIAMOND)
-    peach("consume", "execute", "--once", PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
-    assert [row["status"] for row in peach.rows()] == ["success"]
-
-
 def test_a_broker_that_is_away_is_said_once_and_stops_no_executor(peach: Peach, at: Topics) -> None:
-    process = peach.start("consume", "execute", PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
-    peach.until(lambda: "no events are heard" in log(peach))
+    process = peach.start("consume", "all", PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    peach.until(lambda: "no events are heard" in log(peach) and "Kafka cannot be reached" in log(peach))
     id = file(peach, DIAMOND)
     peach.until(lambda: peach.detail(id)["status"] == "success")
     process.terminate()
     assert process.wait(20) == 0
     assert log(peach).count("no events are heard") == 1
+    assert log(peach).count("Kafka cannot be reached") <= 3  # of ingest, of the events, of the list of services
+
+
+def test_an_ingest_that_ends_by_itself_ends_the_executor_beside_it_with_its_status(peach: Peach, at: Topics) -> None:
+    id = file(peach, workflow(node("t", "Text", ["x"]), node("s", "Sleep", ["1"], "t")))
+    process = peach.start("consume", "all", PEACHCTL_KAFKA__TOPIC_EXECUTE="nowhere")
+    assert process.wait(30) == 1
+    assert "has no topic nowhere" in log(peach) and "peachctl init-kafka" in log(peach)
+    # What runs is drained, what waits keeps waiting.
+    assert peach.detail(id)["status"] in ("success", "queued")
 
 
 @pytest.mark.parametrize(
-    "command", [("consume", "execute"), ("consume", "ingest"), ("consume", "all"), ("services", "publish")]
+    "command", [("consume", "execute"), ("consume", "all"), ("services", "publish"), ("submit", "workflow.json")]
 )
 def test_a_password_that_is_refused_ends_a_consumer_at_once(peach: Peach, at: Topics, command: tuple[str, ...]) -> None:
     secret = "canary-wrong-password"
-    (peach.home / "password").write_text(secret)
+    password = peach.home / "password"
+    password.touch(0o600)
+    password.write_text(secret)
+    peach.file(DIAMOND)
     done = peach(
         *command,
         code=5,
@@ -171,18 +174,6 @@ def test_a_password_that_is_refused_ends_a_consumer_at_once(peach: Peach, at: To
     )
     assert f"does not accept the user {kafka.USER}" in done.stderr
     assert secret not in done.stdout + done.stderr
-
-
-def test_no_run_holds_a_connection_of_its_executor(peach: Peach, at: Topics) -> None:
-    process = peach.start("consume", "execute", PEACHCTL_EXECUTE__DRAIN="0.1s")
-    peach.until(lambda: tcp_sockets(process.pid))
-    id = file(peach, slow(peach, "x"))
-    peach.until(lambda: running(peach, id))
-    others = [pid for pid in peach.marked() if pid != process.pid]
-    assert len(others) >= 2
-    assert {pid: tcp_sockets(pid) for pid in others} == {pid: set() for pid in others}
-    process.terminate()
-    assert process.wait(20) == 0
 
 
 def tcp_sockets(pid: int) -> set[str]:
