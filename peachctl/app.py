@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,21 @@ from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
 
 if TYPE_CHECKING:
+    from peachctl.announce import Announcer
+    from peachctl.bus import Bus
     from peachctl.bus.folder import FolderBus
+    from peachctl.bus.kafka_events import KafkaEvents
+    from peachctl.bus.kafka_send import KafkaSender
+    from peachctl.bus.kafka_topics import Topic
     from peachctl.execute import ExecuteLoop, Observer, Options
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
     from peachctl.letters import Letters
     from peachctl.runner import Runner
+    from peachctl.serve import Stop
     from peachctl.store.mysql_connection import Server
     from peachctl.store.schema import Plan
+    from peachctl.submission import Submission
     from peachctl.wire import Limits
 
 
@@ -85,10 +92,31 @@ def migrate(config: Config) -> "Plan":
     return mysql_schema.migrate(_server(config, database), table)
 
 
+def kafka_topics(config: Config) -> "list[Topic]":
+    """The topics that the configuration names, as the broker has them. Raises UnreachableError, RefusedError."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.topics(config)
+
+
+def make_topics(config: Config, partitions: int, replicas: int | None) -> "list[Topic]":
+    """What `init-kafka` does: makes the topics that are missing, and returns those."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.create(config, partitions, replicas)
+
+
+def accept_new(config: Config, topic: str) -> bool:
+    """What `init-kafka --accept-new` does. Returns whether the topic was another one than before."""
+    from peachctl.bus import kafka_topics
+
+    with closing(open_store(config)) as store:
+        return kafka_topics.accept_new(config, store, topic)
+
+
 def refuse_unready(config: Config) -> None:
     """Settings that this version cannot keep are refused, not ignored. Raises ConfigError."""
     unready = {
-        "kafka.bootstrap_servers": bool(config.kafka.bootstrap_servers),
         "execute.scheduler = distributed": config.execute.scheduler == "distributed",
         "execute.memory_limit": config.execute.memory_limit is not None,
         "execute.notify": config.execute.notify is not None,
@@ -105,7 +133,21 @@ def limits(config: Config) -> "Limits":
     return Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes)
 
 
-def open_bus(config: Config) -> "FolderBus":
+def on_kafka(config: Config) -> bool:
+    """Whether workflows come over Kafka, and not by the inbox folder."""
+    return bool(config.kafka.bootstrap_servers)
+
+
+def open_bus(config: Config, store: Store) -> "Bus":
+    """What `consume ingest` reads: Kafka where it is configured, else the inbox. Raises ConfigError, PeachError."""
+    if not on_kafka(config):
+        return open_folder_bus(config)
+    from peachctl.bus.kafka import KafkaBus
+
+    return KafkaBus(config, store)
+
+
+def open_folder_bus(config: Config) -> "FolderBus":
     """The embedded bus: inbox and queue folder."""
     from peachctl.bus.folder import FolderBus
 
@@ -140,7 +182,7 @@ def make_folders(config: Config) -> None:
             ) from error
 
 
-def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
+def open_ingest(config: Config, store: Store, bus: "Bus") -> "Ingest":
     """The ingest loop over this store and bus."""
     from peachctl.ingest import Ingest
 
@@ -204,6 +246,81 @@ def options(config: Config, **changes: Any) -> "Options":
         reach=reach,
     )
     return replace(made, **changes)
+
+
+@contextmanager
+def opened_store(config: Config, stop: "Stop", *, once: bool, executes: bool = False) -> "Iterator[Store]":
+    """The database of a consumer: a server that is away is waited for. executes: as for `open_store`. Raises
+    UnreachableError, Stopped."""
+    from peachctl.serve import waited_for
+
+    def opened() -> Store:
+        return open_store(config, executes=executes)
+
+    embedded = isinstance(config.database.parsed, Sqlite)
+    store = opened() if embedded else waited_for(opened, stop, once=once)
+    with closing(store):
+        yield store
+
+
+@contextmanager
+def serving_ingest(config: Config, stop: "Stop", *, once: bool) -> "Iterator[tuple[Ingest, Store]]":
+    """The ingest loop with a store and a bus of its own. On Kafka it also publishes the list of services, unless
+    `services.publish_every` is 0. To be entered in the thread that runs the loop."""
+    with opened_store(config, stop, once=once) as store, closing(open_bus(config, store)) as bus:
+        if once or not on_kafka(config) or not config.services.publish_every:
+            yield open_ingest(config, store, bus), store
+            return
+        with announcing(config) as announcer:
+            announcer.start()
+            yield open_ingest(config, store, bus), store
+
+
+def open_events(config: Config, heard: Callable[[], None]) -> "KafkaEvents":
+    """What wakes an executor on Kafka. Raises ConfigError."""
+    from peachctl.bus import kafka_client
+    from peachctl.bus.kafka_events import KafkaEvents
+
+    to = kafka_client.settings(config)
+
+    def open_consumer(commits: bool) -> Any:
+        kafka_client.reach(to, 5.0)
+        return kafka_client.open_consumer(to, config.kafka.group_execute if commits else None)
+
+    return KafkaEvents(open_consumer, config.kafka.topic_processed, heard)
+
+
+def open_sender(config: Config, largest: int, patience: float) -> "KafkaSender":
+    """What sends messages of at most `largest` bytes to Kafka, which it waits for `patience` seconds. Raises
+    ConfigError."""
+    from peachctl.bus import kafka_client
+    from peachctl.bus.kafka_send import KafkaSender
+
+    return KafkaSender(kafka_client.settings(config), largest, patience)
+
+
+@contextmanager
+def announcing(config: Config, patience: float = 5.0) -> "Iterator[Announcer]":
+    """What publishes the list of services. patience: seconds for which one publication waits for Kafka. Raises
+    ConfigError where there is none."""
+    from peachctl.announce import Announcer
+    from peachctl.wire import SERVICE_LIST_BYTES
+
+    if not on_kafka(config):
+        raise ConfigError(
+            "the list of services is published over Kafka, and kafka.bootstrap_servers is not set",
+            "embedded there is nobody to publish it to: peachctl services list shows it",
+        )
+    sender = open_sender(config, SERVICE_LIST_BYTES, patience)
+
+    def send(body: bytes) -> None:
+        sender.send(config.kafka.topic_services, body)
+
+    announcer = Announcer(lambda: load_hub(config), send, config.services.publish_every or 60.0, close=sender.close)
+    try:
+        yield announcer
+    finally:
+        announcer.stop()
 
 
 @contextmanager
@@ -294,6 +411,31 @@ def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: in
 
     body, name = read_input(config, file)
     return prepare_entry(body, name, load_hub(config, hub), limits(config), priority=priority)
+
+
+def submit_over_kafka(
+    config: Config, files: list[str], priority: int, patience: float | None, said: Callable[[str], None]
+) -> "list[Submission]":
+    """Checks all files, sends all as messages, and finds their rows for `patience` seconds (None: for ever). said: is
+    told what stands against that. Raises PeachError where a file is bad or Kafka cannot be reached: nothing was sent
+    then;."""
+    from peachctl import submission
+    from peachctl.ingest import prepare_message
+    from peachctl.serve import ONCE_PATIENCE
+
+    hub, most = load_hub(config), limits(config)
+    messages = []
+    for file in files:
+        body, name = read_input(config, file)
+        messages.append((file, prepare_message(body, name, hub, most)))
+    with closing(open_sender(config, config.limits.message_bytes, ONCE_PATIENCE)) as sender:
+        sent = submission.send(sender, config.kafka.topic_execute, messages, priority)
+    try:
+        with closing(open_store(config)) as store:
+            submission.find(store, sent, patience)
+    except PeachError as error:
+        said(f"what became of them is not known: {error.message}")
+    return sent
 
 
 def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:

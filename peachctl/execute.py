@@ -32,7 +32,7 @@ from typing import Any
 
 from peachctl import files, script, wire
 from peachctl.attempt import Attempt, Verdict, log_text
-from peachctl.errors import PeachError, UnreachableError
+from peachctl.errors import PeachError, RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
 from peachctl.runner import Ended, Runner, SupervisorLost, alive
@@ -138,6 +138,8 @@ class ExecuteLoop:
         self._draining_until: float | None = None
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
+        self.away: UnreachableError | None = None
+        """The database's error where that is the reason."""
         self._claim_at = 0.0
         self._closing = False
         self._until_claim = False
@@ -159,6 +161,11 @@ class ExecuteLoop:
     @property
     def draining(self) -> bool:
         return self._draining_until is not None
+
+    @property
+    def signed_on(self) -> bool:
+        """Whether the database has taken this executor in."""
+        return self._joined
 
     def _look_again(self) -> None:
         self._look, self.idle = True, False
@@ -192,7 +199,11 @@ class ExecuteLoop:
             self._sweep()
             self._claim()
         except UnreachableError as error:
-            self._pause(error.message)
+            self._pause(error.message, away=error)
+        except RefusedError as error:
+            if not self._joined:
+                raise
+            self._pause(error.message)  # what runs is not ended because somebody changes a password
         except (files.FilesError, OSError) as error:
             self._pause(str(error))
         except SupervisorLost:
@@ -259,6 +270,8 @@ class ExecuteLoop:
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         self._renewed = now
+        # One query of an index: a row whose event was lost waits a second at the most.
+        self._look = True
         if not self._until_claim:
             self._go_on()
         if self._runner is not None:
@@ -679,11 +692,11 @@ class ExecuteLoop:
     def _go_on(self) -> None:
         if self.paused is not None:
             logger.info("going on")
-            self.paused, self._until_claim = None, False
+            self.paused, self.away, self._until_claim = None, None, False
 
-    def _pause(self, why: str, *, until_claim: bool = False) -> None:
+    def _pause(self, why: str, *, until_claim: bool = False, away: UnreachableError | None = None) -> None:
         """Says once why nothing goes on: until the database answers again, or until something can be claimed."""
-        self._until_claim = until_claim
+        self._until_claim, self.away = until_claim, away
         if self.paused != why:
             logger.warning("%s", why)
             self.paused = why

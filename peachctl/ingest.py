@@ -38,7 +38,7 @@ from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
-from peachctl.errors import PeachError, UnreachableError, WireError
+from peachctl.errors import MadeAnewError, PeachError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
@@ -83,6 +83,16 @@ def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> E
 def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, priority: int = 1) -> Entry:
     """A workflow file as it would be filed, for commands that hold one in hand. name: says by its ending whether it
     is JSON (`wire.decode_file`). Raises PeachError with all that is wrong with it, a problem a line."""
+    return entry_of(_checked(body, name, hub, limits), body, name, priority)
+
+
+def prepare_message(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> bytes:
+    """A workflow file as the message that it becomes on Kafka; else as `prepare_entry`."""
+    workflow = _checked(body, name, hub, limits)
+    return wire.encode_workflow(workflow) if wire.may_be_json(name) else body
+
+
+def _checked(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> Workflow:
     known = known_services(hub)
     try:
         workflow = wire.decode_file(body, name, limits)
@@ -92,7 +102,7 @@ def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, prio
     if problems:
         lines = [f"{problem.where}: {problem.message}" for problem in problems]
         raise PeachError(mask("\n".join(f"{printable(name)}: {line}" for line in lines)))
-    return entry_of(workflow, body, name, priority)
+    return workflow
 
 
 def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
@@ -201,6 +211,8 @@ class Ingest:
         self._owed = True
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
+        self.away: UnreachableError | None = None
+        """The error of the database or the broker where that is the reason."""
 
     def repair(self) -> None:
         """Mends what a killed process left: temporary files, scripts and events that are owed, refusals not packed.
@@ -221,8 +233,8 @@ class Ingest:
     def step(self, timeout: float) -> int:
         """Takes and handles one batch, waiting at most `timeout` seconds for it; returns how many messages it had.
 
-        Returns 0 while paused, after some of that time. Raises StateError where a known origin holds another message
-        (the topic was made anew), and ConfigError from the store; never because of what a message holds.
+        Returns 0 while paused, after some of that time. Raises MadeAnewError where a known origin holds another message
+        (nothing of the batch is acknowledged), RefusedError, and ConfigError; never because of what a message holds.
         """
         try:
             self._look_out()
@@ -237,11 +249,25 @@ class Ingest:
             return 0
         if self.paused is not None:
             logger.info("going on")
-            self.paused = None
+            self.paused = self.away = None
         handled, self._hand = len(self._hand), []
         if handled:
             self._on_step(handled)
         return handled
+
+    def drained(self) -> bool:
+        """Whether all that was there when the bus was opened is filed; asked after a step that had no messages."""
+        if self.paused is not None or self._hand:
+            return False
+        try:
+            return self._bus.drained()
+        except UnreachableError as error:
+            self._pause(error)
+            return False
+
+    def lag(self) -> int | None:
+        """Messages that wait in the transport; None where it does not say."""
+        return self._bus.lag()
 
     def _look_out(self) -> None:
         """Raises what stands against taking messages now."""
@@ -268,7 +294,7 @@ class Ingest:
         entries = [entry for entry, _, _ in judged if entry is not None]
         letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
-            filed = unique_names(entries, lambda named: self._store.file(named, letters))
+            filed = self._file(entries, letters)
             fail_point("ingest:filed")
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
@@ -290,6 +316,12 @@ class Ingest:
         if messages:
             self._bus.ack(messages)
             fail_point("ingest:acked")
+
+    def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
+        try:
+            return unique_names(entries, lambda named: self._store.file(named, letters))
+        except StateError as error:
+            raise MadeAnewError(error.message, error.hint) from error
 
     def _judge(self, message: Message) -> _Judged:
         """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""
@@ -392,6 +424,7 @@ class Ingest:
 
     def _pause(self, error: PeachError) -> None:
         """Says once why nothing is taken."""
+        self.away = error if isinstance(error, UnreachableError) else None
         if self.paused != error.message:
             logger.warning("%s", printable(mask(error.message), 500))
             self.paused = error.message

@@ -39,6 +39,9 @@ MARKS = {
     "cancelled": ("■", "magenta"),
     "waiting": ("·", "bright_black"),
     "queued": ("·", "blue"),
+    "sent": ("·", "blue"),
+    "unsent": ("-", "bright_black"),
+    "unknown": ("?", "yellow"),
 }
 
 
@@ -150,6 +153,7 @@ def _set_format(value: Format) -> Format:
 Output = Annotated[
     Format, typer.Option("-o", "--output", help="How the result is written.", callback=_set_format, show_choices=True)
 ]
+LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
 
 
@@ -163,6 +167,13 @@ def agreed(what: str, details: Iterable[str], *, yes: bool) -> bool:
     for line in details:
         screen.say(line)
     return typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True)
+
+
+def log_to_stderr(style: str) -> None:
+    """What a long-lived command does first. Raises BadParameter for another `--log-format` than there is."""
+    if style not in ("text", "json"):
+        raise typer.BadParameter(f"{style!r} is not one of text, json", param_hint="--log-format")
+    screen.log_to_stderr(style)
 
 
 def mark(status: str) -> Any:
