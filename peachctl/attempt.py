@@ -28,8 +28,8 @@ class Verdict:
 class Attempt:
     """A claim that is being run.
 
-    ending: why the executor itself ends the run (a word of `Wanted`, or a sentence for a limit), None while it goes
-    on. starved: no lease was renewed for so long that the supervisor may have ended the run by itself.
+    wanted: what the last renewal said of it. limit: the sentence for a limit that it ran into. drained: its executor
+    stops, and it goes back to the queue.
     """
 
     claim: Claim
@@ -46,7 +46,6 @@ class Attempt:
     wanted: Wanted = Wanted.GO_ON
     limit: str | None = None
     drained: bool = False
-    starved: bool = False
     heard_end: bool = False
     reported_failed: int = 0
 

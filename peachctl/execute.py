@@ -131,7 +131,6 @@ class ExecuteLoop:
         self._selector = selectors.DefaultSelector()
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
-        self._renewed = time.monotonic()
         self._next_sweep = 0.0
         self._next_beat = 0.0
         self._look = True
@@ -244,10 +243,6 @@ class ExecuteLoop:
 
     def _beat(self) -> None:
         now = time.monotonic()
-        if now - self._renewed > self._options.orders_after:
-            # Frozen, or the database was away: the supervisor may have ended every run by itself meanwhile.
-            for attempt in self._attempts.values():
-                attempt.starved = True
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
@@ -256,7 +251,6 @@ class ExecuteLoop:
         claims += [end.claim for end in self._unwritten]
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
-        self._renewed = now
         if not self._until_claim:
             self._go_on()
         if self._runner is not None:
@@ -537,9 +531,7 @@ class ExecuteLoop:
         if attempt.drained and not done and attempt.wanted is Wanted.GO_ON:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
             return
-        # Also where this very step stalled (a locked database): the supervisor heard no beat meanwhile.
-        starved = attempt.starved or time.monotonic() - self._renewed > self._options.orders_after
-        if starved and end.code < 0 and not done and attempt.wanted is Wanted.GO_ON:
+        if end.silent and attempt.wanted is Wanted.GO_ON and attempt.limit is None:
             self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
             return
         verdict = attempt.verdict(end.code, end.memory)

@@ -49,7 +49,7 @@ _QUIET = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 @dataclass(slots=True)
 class _Run:
     """A run that was started. code: how its main process ended, None while it lives. kill_at: when (monotonic) all of
-    it is killed; None: nobody asked for its end."""
+    it is killed; None: nobody asked for its end. silent: it is killed because no beat came."""
 
     key: str
     pid: int
@@ -57,6 +57,7 @@ class _Run:
     memory: int = 0
     strays: int = 0
     kill_at: float | None = None
+    silent: bool = False
 
 
 class Supervisor:
@@ -158,13 +159,19 @@ class Supervisor:
             key = str(order["start"])
             if time.monotonic() - self._beat > self._orders_after:
                 # Whoever gave this order may have been stopped between its claim and the order.
-                self._say({"ended": key, "code": -signal.SIGKILL, "strays": 0, "memory": 0})
+                self._say_ended(_Run(key, 0, -signal.SIGKILL, silent=True))
                 return
             self._start(key, order["job"], *descriptors)
         elif "end" in order:
             for run in self._runs.values():
                 if run.key == order["end"]:
                     self._end(run, float(order["grace"]))
+
+    def _say_ended(self, run: _Run) -> None:
+        # A main process that was quicker with an end of its own has one.
+        silent = run.silent and run.code == -signal.SIGKILL
+        message = {"ended": run.key, "code": run.code, "strays": run.strays, "memory": run.memory, "silent": silent}
+        self._say(message)
 
     def _say(self, message: dict[str, Any]) -> None:
         self._outbox.append(json.dumps(message).encode())
@@ -207,8 +214,8 @@ class Supervisor:
         if self._runs and not self._silent and now - self._beat > self._orders_after:
             self._silent = True
             for run in self._runs.values():
-                run.kill_at = now
-            self._say({"silent": now - self._beat})
+                run.kill_at, run.silent = now, True
+            self._say({"silence": now - self._beat})
         for run in self._runs.values():
             if run.kill_at is not None and run.kill_at <= now:
                 _kill(run.pid)
@@ -242,7 +249,7 @@ class Supervisor:
             waiting = [child for child in strays if not child.zombie]
             if not strays:
                 for run in self._ended:
-                    self._say({"ended": run.key, "code": run.code, "strays": run.strays, "memory": run.memory})
+                    self._say_ended(run)
                 self._ended.clear()
                 self._strays.clear()
                 return
@@ -281,7 +288,7 @@ class Supervisor:
             pid = os.fork()
         except OSError as error:
             os.write(output, f"no process could be started: {error}\n".encode())
-            self._say({"ended": key, "code": 1, "strays": 0, "memory": 0})
+            self._say_ended(_Run(key, 0, 1))
             return
         if pid == 0:
             self._become(key, job, reports, output)
