@@ -6,7 +6,7 @@ Adapters are imported inside the functions, so that a command loads what it uses
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +33,16 @@ def host() -> str:
     return socket.gethostname()
 
 
-def open_store(config: Config) -> "SqliteStore":
-    """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError."""
+def open_store(config: Config, *, executes: bool = False) -> "SqliteStore":
+    """The configured database. Embedded, it is created when it is not there. Raises UnreachableError, ConfigError.
+
+    executes: an executor has leases to renew: it waits for a lock for a fifth of a lease at most, so that it can try
+    again, and again, before its supervisor ends all runs.
+    """
     from peachctl.store import sqlite
 
-    return sqlite.open_store(_sqlite(config).path, config.database.queue_table)
+    patience = config.execute.lease / 5 if executes else 30.0
+    return sqlite.open_store(_sqlite(config).path, config.database.queue_table, min(30.0, patience))
 
 
 def _sqlite(config: Config) -> Sqlite:
@@ -139,18 +144,10 @@ def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
 def options(config: Config, **changes: Any) -> "Options":
     """What the configuration says about running workflows. changes: fields of `execute.Options`."""
     from peachctl.execute import Options
-    from peachctl.runtime.job import Reach
+    from peachctl.runtime.job import reach_of
 
-    storage, run, folders = config.storage, config.execute, config.folders
+    run, folders = config.execute, config.folders
     cores = len(os.sched_getaffinity(0))
-    reach = Reach(
-        schemes=tuple(storage.schemes),
-        folders=tuple(str(folder) for folder in storage.folders),
-        hosts=tuple(storage.hosts),
-        xnat_servers=tuple(storage.xnat_servers),
-        size=storage.file_bytes,
-        seconds=storage.file_time,
-    )
     made = Options(
         hub=folders.hub,
         queue=folders.queue,
@@ -166,7 +163,7 @@ def options(config: Config, **changes: Any) -> "Options":
         per_user=run.per_user,
         time_limit=run.time_limit,
         free_space=config.limits.free_space,
-        reach=reach,
+        reach=reach_of(config.storage),
     )
     return replace(made, **changes)
 
@@ -245,12 +242,9 @@ def need_space(config: Config) -> None:
     """Nothing is filed below `limits.free_space`. Raises PeachError."""
     from peachctl import files
 
-    if files.free_space(config.folders.workflow_temp) < config.limits.free_space:
-        raise PeachError(
-            f"less than {config.limits.free_space >> 20} MiB (limits.free_space) are free below"
-            f" {config.folders.workflow_temp}",
-            "make room, or lower limits.free_space",
-        )
+    low = files.too_little_space(config.folders.workflow_temp, config.limits.free_space)
+    if low is not None:
+        raise PeachError(low, "make room, or lower limits.free_space")
 
 
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
@@ -261,14 +255,13 @@ def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: in
     return prepare_entry(body, name, load_hub(config, hub), limits(config), priority=priority)
 
 
-def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:
-    """Files all entries (all or none), places their scripts, and returns the ids."""
+def submit(config: Config, store: Store, entries: list[tuple[str, Entry]]) -> list[Submitted]:
+    """Files all entries (each beside its file's name; all or none), places their scripts, and returns the ids."""
     from peachctl.ingest import file_entries
 
     need_space(config)
-    pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
-    filed = file_entries(store, [entry for _, entry in pairs], config.folders.queue)
-    return [Submitted(file, one.id) for (file, _), one in zip(pairs, filed, strict=True)]
+    filed = file_entries(store, [entry for _, entry in entries], config.folders.queue)
+    return [Submitted(file, one.id) for (file, _), one in zip(entries, filed, strict=True)]
 
 
 def run_file(
@@ -293,7 +286,7 @@ def run_file(
     entry = entry_of(config, file, hub=hub)
     chosen = "sync" if debug else scheduler
     entry = replace(entry, hub=str(hub or config.folders.hub), scheduler=chosen or config.execute.scheduler)
-    store = open_store(config)
+    store = open_store(config, executes=True)
     opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
     with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
         asked: list[int] = []
@@ -339,7 +332,7 @@ def _cancel(store: Store, claim: Claim) -> None:
         pass  # it has just ended by itself
 
 
-def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable[[Row], None]) -> list[Row]:
+def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
     """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
     from peachctl.errors import StateError
 
@@ -354,7 +347,6 @@ def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable
                 raise StateError(f"workflow {id} was deleted")
             if row.status.ended and (row.output_file or row.finished_date):
                 ended[id] = row
-                seen(row)
         if len(ended) == len(ids):
             break
         if until is not None and time.monotonic() > until:

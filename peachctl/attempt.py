@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ class Verdict:
 class Attempt:
     """A claim that is being run.
 
-    wanted: what the last renewal said of it. limit: the sentence for a limit that it ran into. drained: its executor
-    stops, and it goes back to the queue.
+    prepared: done when its folder is ready, or cannot be. run: None until it was started, and after its end. wanted:
+    what the last renewal said of it. limit: the sentence for a limit that it ran into. drained: its executor stops,
+    and it goes back to the queue.
     """
 
     claim: Claim
     folder: AttemptFolder
-    script: str
+    prepared: "Future[None]" = field(default_factory=Future)
     run: Run | None = None
     nodes: dict[str, NodeState] = field(default_factory=dict)
     changed: dict[str, None] = field(default_factory=dict)

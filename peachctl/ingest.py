@@ -230,12 +230,9 @@ class Ingest:
         """Raises what stands against taking messages now."""
         if time.monotonic() - self._loaded > _HUB_AGE:
             self._reload_hub()
-        free = files.free_space(self._queue_folder)
-        if free < self._free_space:
-            raise files.DiskFull(
-                f"only {free >> 20} MiB are free below {self._queue_folder} (limits.free_space is"
-                f" {self._free_space >> 20} MiB): nothing is ingested"
-            )
+        low = files.too_little_space(self._queue_folder, self._free_space)
+        if low is not None:
+            raise files.DiskFull(f"{low}: nothing is ingested")
 
     def _reload_hub(self) -> None:
         self._loaded = -_HUB_AGE
@@ -331,7 +328,7 @@ class Ingest:
             return
         try:
             reason = row.reason or "no reason is known"
-            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, reason)
+            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
             fail_point("ingest:packed")
         except files.FilesError as error:
             logger.warning("%s", printable(error.message, 500))

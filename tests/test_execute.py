@@ -1,6 +1,8 @@
 """The execute loop in this process, on a real database and with real runs, where a test must reach into its time."""
 
 import contextlib
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from peachctl import app
+from peachctl import app, execute, files
 from peachctl.config import load
 from peachctl.execute import ExecuteLoop
-from peachctl.store import Executor, Row, Store
+from peachctl.runner import alive
+from peachctl.store import Executor, Row, Store, sqlite
+from peachctl.store.sqlite_file import Clock
 from tests.conftest import Peach, node, workflow
 
 SLEEPER = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
@@ -85,3 +89,81 @@ def test_a_run_that_died_by_itself_while_its_executor_stalled_is_a_failure(peach
         time.sleep(1.2)  # longer than the supervisor waits; the run is over by then
         rig.until(lambda: rig.row(id).status.ended)
         assert "SIGKILL" in (rig.row(id).reason or "") and rig.row(id).attempt == 1
+
+
+def stall(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[threading.Event, threading.Event]:
+    """Has a function of `files` wait, as on a huge folder: (it has begun, it may go on)."""
+    began, go_on = threading.Event(), threading.Event()
+    real = getattr(files, name)
+
+    def slow(*arguments: Any) -> Any:
+        began.set()
+        assert go_on.wait(20)
+        return real(*arguments)
+
+    monkeypatch.setattr(files, name, slow)
+    return began, go_on
+
+
+def test_a_huge_folder_holds_up_neither_renewals_nor_other_runs(peach: Peach, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(peach, slots=2, beat=0.05) as rig:
+        [slow] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(slow, "s"))
+        steps = {name: stall(monkeypatch, name) for name in ("prepare_attempt", "publish", "pack")}
+        [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+        for began, go_on in steps.values():
+            rig.until(began.is_set)
+            for _ in range(3):
+                before = leases(peach)
+                rig.until(lambda: all(one < other for one, other in zip(before, leases(peach), strict=True)))
+            assert len(before) == 2
+            go_on.set()
+        rig.until(lambda: rig.row(id).status.word == "success")
+
+
+def leases(peach: Peach) -> list[float]:
+    with contextlib.closing(sqlite3.connect(peach.database)) as database:
+        return [until for (until,) in database.execute("SELECT lease_until FROM peach_runs WHERE ended IS NULL")]
+
+
+def test_a_dead_executor_that_takes_long_to_bury_holds_up_nothing(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(proof: str) -> bool:
+        began.set()
+        return go_on.wait(20)
+
+    with opened(peach) as rig:
+        other = Executor("f" * 32, "elsewhere", "{}")
+        rig.store.join(other)
+        [held, id] = filed(peach, rig.store, SLEEPER, workflow(node("t", "Text", ["y"])))
+        rig.store.claim(other, 1, 60, only=held)
+        monkeypatch.setattr(alive, "is_dead", slow)
+        rig.until(began.is_set)
+        rig.until(lambda: rig.row(id).status.word == "success")
+        assert not rig.loop.idle
+        go_on.set()
+        rig.until(lambda: rig.row(held).attempt == 2)
+
+
+def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = 0.0
+    now = execute.boottime
+    monkeypatch.setattr(execute, "boottime", lambda: now() + slept)
+    monkeypatch.setattr(sqlite, "system_clock", lambda: Clock("this boot", lambda: now() + slept))
+    with opened(peach, lease=3.0, sweep=0.0, slots=2) as rig:
+        neighbour = Executor("f" * 32, "elsewhere", "{}")
+        rig.store.join(neighbour)
+        theirs, ours, gone = filed(peach, rig.store, SLEEPER, SLEEPER, SLEEPER)
+        [claim] = rig.store.claim(neighbour, 1, 60, only=theirs)
+        rig.store.claim(neighbour, 1, 60, only=gone)
+        rig.until(lambda: rig.runs(ours, "s"))
+        slept = 1000.0
+        rig.loop.step(0)
+        rig.store.renew(neighbour, [claim], 60)
+        rig.until(lambda: rig.row(gone).attempt == 2)
+        assert rig.row(ours).attempt == rig.row(theirs).attempt == 1

@@ -337,7 +337,7 @@ def test_with_too_little_space_nothing_is_taken(place: Place, monkeypatch: pytes
     place.drop(DIAMOND)
     assert loop.step(0.2) == 0
     assert loop.paused is not None
-    assert loop.paused.startswith("only 10 MiB are free below ")
+    assert loop.paused.startswith("less than 100 MiB (limits.free_space) are free below ")
     assert place.inbox() == ["one.json"]
     assert place.store.rows() == []
     free[0] = 200 << 20

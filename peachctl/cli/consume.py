@@ -78,7 +78,10 @@ def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool
     _log(log_format)
     app.refuse_unready(config)
     app.make_folders(config)
-    with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:
+    with (
+        contextlib.closing(app.open_store(config, executes=True)) as store,
+        contextlib.closing(app.open_bus(config)) as bus,
+    ):
         scripts = (
             Scripts(store, bus, config.folders.queue, getpass.getuser(), existing=existing) if with_scripts else None
         )

@@ -176,7 +176,7 @@ def submit(
         done = app.submit(config, store, entries)
         status = dict.fromkeys((one.id for one in done), "queued")
         if wait:
-            rows = app.wait_for(store, [one.id for one in done], limit, lambda _row: None)
+            rows = app.wait_for(store, [one.id for one in done], limit)
             status = {row.id: row.status.word for row in rows}
     value = [{"file": one.file, "id": one.id, "status": status[one.id]} for one in done]
     screen.result(

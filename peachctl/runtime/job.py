@@ -3,7 +3,10 @@
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peachctl.config_model import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,18 @@ class Reach:
     xnat_servers: tuple[str, ...] = ()
     size: int = 64 << 30
     seconds: float = 6 * 3600
+
+
+def reach_of(storage: "Storage") -> Reach:
+    """What the configuration says of `from_uri`."""
+    return Reach(
+        schemes=tuple(storage.schemes),
+        folders=tuple(str(folder) for folder in storage.folders),
+        hosts=tuple(storage.hosts),
+        xnat_servers=tuple(storage.xnat_servers),
+        size=storage.file_bytes,
+        seconds=storage.file_time,
+    )
 
 
 @dataclass(frozen=True, slots=True)
