@@ -3,6 +3,7 @@
 Adapters are imported inside the functions, so that a command loads what it uses and no more.
 """
 
+import logging
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peachctl.config import Config, Sqlite
-from peachctl.errors import ConfigError, PeachError
+from peachctl.errors import ConfigError, PeachError, StateError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from peachctl.store.schema import Plan
     from peachctl.store.sqlite import SqliteStore
     from peachctl.wire import Limits
+
+
+logger = logging.getLogger(__name__)
 
 
 def host() -> str:
@@ -193,7 +197,7 @@ def execute_loop(
         if terminal:
             from peachctl.runner.terminal import TerminalRunner
 
-            return TerminalRunner()
+            return TerminalRunner(held.fd, held.token)
         from peachctl.runner.supervised import open_runner
 
         return open_runner(config.execute.isolation, held.fd, held.token, orders_after)
@@ -302,12 +306,12 @@ def run_file(
             claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
             fail_point("run:filed")
             loop.adopt(claim)
-            cancelled = 0
+            heard, owed = 0, False
             while loop.busy or _unfinished(store, claim):
                 loop.step(0.5)
-                if len(asked) > cancelled:
-                    cancelled = len(asked)
-                    _cancel(store, claim)
+                if len(asked) > heard:
+                    heard, owed = len(asked), True
+                owed = owed and not _cancelled(store, claim)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -318,24 +322,28 @@ def run_file(
 
 
 def _unfinished(store: Store, claim: Claim) -> bool:
-    row = store.get(claim.id)
+    try:
+        row = store.get(claim.id)
+    except UnreachableError:
+        return True  # nobody knows; the loop has said so, and goes on when the database is back
     return row is not None and not row.status.ended
 
 
-def _cancel(store: Store, claim: Claim) -> None:
-    from peachctl.errors import StateError
-
+def _cancelled(store: Store, claim: Claim) -> bool:
+    """Writes that the workflow is cancelled; False where the database was away, and it must be tried again."""
     try:
         store.cancel(claim.id)
         fail_point("run:cancelled")
     except StateError:
         pass  # it has just ended by itself
+    except UnreachableError as error:
+        logger.warning("workflow %d is not cancelled yet: %s", claim.id, error.message)
+        return False
+    return True
 
 
 def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
     """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
-    from peachctl.errors import StateError
-
     until = None if timeout is None else time.monotonic() + timeout
     ended: dict[int, Row] = {}
     while len(ended) < len(ids):

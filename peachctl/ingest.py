@@ -10,6 +10,9 @@ The protocol (the database is authoritative; the bus delivers at least once; eve
 - A message that cannot be decoded becomes a letter. One that can but must not run (duplicate ids, a cycle, an unknown
   service, ...) becomes a row that ended in error at once, with a packed output that says why, and a letter.
 - What is acknowledged is filed, whatever became of it: a bad message never blocks the ones behind it.
+- A file of the inbox may have been written on after it was filed. What it holds then is another message: filed as well,
+  under the next partition number of its origin. (In a topic of Kafka another message at a known origin is something
+  else: the topic was made anew, and ingest stops.)
 
 What a kill leaves behind, and who mends it:
 
@@ -243,7 +246,8 @@ class Ingest:
         self._services = _services(hub)
         self._loaded = time.monotonic()
 
-    def _handle(self, messages: Sequence[Message]) -> None:
+    def _handle(self, hand: Sequence[Message]) -> None:
+        messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
         entries = [entry for entry, _ in judged if entry is not None]
         letters = [letter for _, letter in judged if letter is not None]
@@ -263,6 +267,13 @@ class Ingest:
         if messages:
             self._bus.ack(messages)
             fail_point("ingest:acked")
+
+    def _as_it_is_now(self, message: Message) -> Message:
+        """The message of a file, with an origin of its own where another content was filed from there."""
+        origin, sha256 = message.origin, hashlib.sha256(message.body).hexdigest()
+        while (known := self._store.outcome(origin)) is not None and known.sha256 not in (None, sha256):
+            origin = replace(origin, partition=origin.partition + 1)
+        return replace(message, origin=origin)
 
     def _judge(self, message: Message) -> tuple[Entry | None, Letter | None]:
         """What is filed of a message: an entry, a letter, or both (a refused workflow)."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -115,10 +116,14 @@ def test_a_huge_folder_holds_up_neither_renewals_nor_other_runs(peach: Peach, mo
             rig.until(began.is_set)
             for _ in range(3):
                 before = leases(peach)
-                rig.until(lambda: all(one < other for one, other in zip(before, leases(peach), strict=True)))
+                rig.until(partial(renewed, peach, before))
             assert len(before) == 2
             go_on.set()
         rig.until(lambda: rig.row(id).status.word == "success")
+
+
+def renewed(peach: Peach, before: list[float]) -> bool:
+    return all(one < other for one, other in zip(before, leases(peach), strict=True))
 
 
 def leases(peach: Peach) -> list[float]:

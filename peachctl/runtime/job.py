@@ -40,7 +40,8 @@ class Job:
     folder: `.../workflow_<id>`, the workflow's folder of this attempt (its parent is what services see as
     `temp_locations["workflow_temp"]`). results: folder of kept node results, or None to keep none; reuse: whether
     those that are there may be used. workers: most nodes at once. report_fd: number of the inherited SOCK_SEQPACKET
-    descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node.
+    descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node. parent:
+    number of the process that a fresh interpreter must not outlive, None where a supervisor sees to that.
     """
 
     queue_id: int
@@ -56,6 +57,7 @@ class Job:
     reuse: bool = False
     report_fd: int | None = None
     debug: bool = False
+    parent: int | None = None
     reach: Reach = field(default_factory=Reach)
 
     def to_json(self) -> str:
