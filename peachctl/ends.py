@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +123,9 @@ class Ends:
                 self._cannot_pack(end, error)
             end.packed = None
             if end.attempt is not None and end.published is not None:
-                end.attempt.move_outputs(end.published)
+                end.attempt.move_paths()
+                if end.verdict.reason is not None:
+                    end.verdict = replace(end.verdict, reason=end.attempt.as_published(end.verdict.reason))
 
     def write(self) -> None:
         """Writes the ends that are packed into their rows. Raises UnreachableError; they are kept then."""
@@ -173,7 +175,7 @@ class Ends:
             return name
         if end.published is None:
             if end.verdict.status is not Status.SUCCESS:
-                text = log_text(claim, end.verdict, attempt.nodes.values())
+                text = attempt.as_published(log_text(claim, end.verdict, attempt.nodes.values()))
                 files.write_log(attempt.folder.folder, text)
                 fail_point("execute:logged")
             published = files.publish(attempt.folder)

@@ -412,6 +412,7 @@ class ExecuteLoop:
             folder=str(folder.folder),
             download_workflows=str(options.download_workflows),
             download_files=str(options.download_files),
+            published=str(folder.published),
             results=str(folder.results),
             reuse=claim.resumed,
             debug=options.debug,

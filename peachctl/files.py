@@ -66,6 +66,11 @@ class AttemptFolder:
     output: Path
     script: Path
 
+    @property
+    def published(self) -> Path:
+        """Where `folder` is once the attempt has ended."""
+        return self.folder.parent.parent.parent / self.folder.name
+
 
 @contextmanager
 def _told(what: str, path: Path | None = None) -> Iterator[None]:
@@ -327,7 +332,7 @@ def publish(attempt: AttemptFolder) -> Path:
     replaced. Done already, it does nothing. Raises DiskFull, FilesError."""
     folder = attempt.folder
     home = folder.parent.parent
-    target = home.parent / folder.name
+    target = attempt.published
     with _told(f"{folder.name} cannot be published"):
         if not folder.exists() and _is_folder(target):
             return target

@@ -50,6 +50,8 @@ SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str
     "Join": (("left", "right"), ("text",), ("Sep",), "return [(sep or '').join((left or '', right or ''))]"),
     "Sleep": (("text",), ("text",), ("Seconds",), "import time\n    time.sleep(float(seconds))\n    return [text]"),
     "Fail": (("text",), ("text",), ("Message",), "raise ValueError(message)"),
+    "FailWith": (("text",), ("text",), (), "raise ValueError(text)"),
+    "Log": (("text",), ("text",), (), "import ServiceUtility\n    ServiceUtility.info(c, text)\n    return [text]"),
     "Exit": (("text",), ("text",), ("Code",), "import os\n    os._exit(int(code))"),
     "Segfault": (("text",), ("text",), (), "import ctypes\n    ctypes.string_at(0)"),
     "KillRun": (("text",), ("text",), (), "import os\n    os.kill(os.getsid(0), 9)\n    import time; time.sleep(9)"),

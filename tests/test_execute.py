@@ -172,3 +172,36 @@ def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
         rig.store.renew(neighbour, [claim], 60)
         rig.until(lambda: rig.row(gone).attempt == 2)
         assert rig.row(ours).attempt == rig.row(theirs).attempt == 1
+
+
+def test_a_script_name_with_a_nul_ends_its_row_and_nothing_else(peach: Peach) -> None:
+    with opened(peach) as rig:
+        bad, good = filed(peach, rig.store, SLEEPER, workflow(node("t", "Text", ["y"])))
+        with contextlib.closing(sqlite3.connect(peach.database)) as database, database:
+            database.execute("UPDATE queue SET execution_file = 'a' || char(0) || 'b.py' WHERE id = ?", (bad,))
+        rig.until(lambda: rig.row(bad).status.ended and rig.row(good).status.ended)
+        assert (rig.row(bad).status.word, rig.row(good).status.word) == ("error", "success")
+        assert "is a path, not a name" in (rig.row(bad).reason or "")
+        assert rig.row(bad).output_file
+
+
+def test_people_read_where_files_stay_and_not_where_an_attempt_had_them(peach: Peach) -> None:
+    value = workflow(
+        node("a", "Text", ["x"]),
+        node("s", "Save", ["o.txt"], "a"),
+        node("u", "Log", [], "s"),
+        node("f", "FailWith", [], "u"),
+    )
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, value)
+        rig.until(lambda: rig.row(id).status.ended)
+        folder = peach.data / "workflow_temp" / f"workflow_{id}"
+        [error] = [state.error for state in rig.store.nodes(id) if state.id == "f"]
+        assert (folder / "s_o.txt").read_text() == "x"
+        for text in (
+            (folder / "u.log").read_text(),
+            (folder / "peachctl.log").read_text(),
+            rig.row(id).reason or "",
+            str(error),
+        ):
+            assert f"{folder}/s_o.txt" in text and f"/.workflow_{id}/" not in text

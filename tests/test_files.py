@@ -552,6 +552,13 @@ def test_without_hard_links_outputs_are_renamed_into_place(
     assert names(downloads) == made == ["1700000000123456_workflow_1.tar", "1700000000123457_workflow_1.tar"]
 
 
+def test_a_folder_in_the_place_of_the_log_gives_way(temp: Path, downloads: Path) -> None:
+    folder = files.prepare_attempt(temp, 1, 1, False).folder
+    (folder / "peachctl.log" / "deeper").mkdir(parents=True)
+    files.write_log(folder, "it failed\n")
+    assert unpacked(downloads / files.pack(folder, downloads, 1))["workflow_1/peachctl.log"] == b"it failed\n"
+
+
 def test_a_refusal_says_why_and_hides_passwords(temp: Path, downloads: Path) -> None:
     name = files.write_refusal(temp, downloads, 3, 0, 'a cycle: a -> b -> a, {"password": "hunter2"}')
     packed = unpacked(downloads / name)

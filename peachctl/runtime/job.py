@@ -38,7 +38,8 @@ class Job:
     """One attempt at one workflow. All paths are absolute.
 
     folder: `.../workflow_<id>`, the workflow's folder of this attempt (its parent is what services see as
-    `temp_locations["workflow_temp"]`). results: folder of kept node results, or None to keep none; reuse: whether
+    `temp_locations["workflow_temp"]`). published: where that folder is when the attempt has ended, None where it stays.
+    results: folder of kept node results, or None to keep none; reuse: whether
     those that are there may be used. workers: most nodes at once. report_fd: number of the inherited SOCK_SEQPACKET
     descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node. parent:
     number of the process that a fresh interpreter must not outlive, None where a supervisor sees to that.
@@ -53,6 +54,7 @@ class Job:
     folder: str
     download_workflows: str
     download_files: str
+    published: str | None = None
     results: str | None = None
     reuse: bool = False
     report_fd: int | None = None
