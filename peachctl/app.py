@@ -3,17 +3,18 @@
 Adapters are imported inside the functions, so that a command loads what it uses and no more.
 """
 
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peachctl.config import Config, Mysql, Sqlite
-from peachctl.errors import ConfigError, PeachError
+from peachctl.errors import ConfigError, PeachError, StateError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from peachctl.store.schema import Plan
     from peachctl.submission import Submission
     from peachctl.wire import Limits
+
+
+logger = logging.getLogger(__name__)
 
 
 def host() -> str:
@@ -216,18 +220,10 @@ def open_letters(config: Config, store: Store) -> "Letters":
 def options(config: Config, **changes: Any) -> "Options":
     """What the configuration says about running workflows. changes: fields of `execute.Options`."""
     from peachctl.execute import Options
-    from peachctl.runtime.job import Reach
+    from peachctl.runtime.job import reach_of
 
-    storage, run, folders = config.storage, config.execute, config.folders
+    run, folders = config.execute, config.folders
     cores = len(os.sched_getaffinity(0))
-    reach = Reach(
-        schemes=tuple(storage.schemes),
-        folders=tuple(str(folder) for folder in storage.folders),
-        hosts=tuple(storage.hosts),
-        xnat_servers=tuple(storage.xnat_servers),
-        size=storage.file_bytes,
-        seconds=storage.file_time,
-    )
     made = Options(
         hub=folders.hub,
         queue=folders.queue,
@@ -243,7 +239,7 @@ def options(config: Config, **changes: Any) -> "Options":
         per_user=run.per_user,
         time_limit=run.time_limit,
         free_space=config.limits.free_space,
-        reach=reach,
+        reach=reach_of(config.storage),
     )
     return replace(made, **changes)
 
@@ -348,7 +344,7 @@ def execute_loop(
         if terminal:
             from peachctl.runner.terminal import TerminalRunner
 
-            return TerminalRunner()
+            return TerminalRunner(held.fd, held.token)
         from peachctl.runner.supervised import open_runner
 
         return open_runner(config.execute.isolation, held.fd, held.token, orders_after)
@@ -397,12 +393,9 @@ def need_space(config: Config) -> None:
     """Nothing is filed below `limits.free_space`. Raises PeachError."""
     from peachctl import files
 
-    if files.free_space(config.folders.workflow_temp) < config.limits.free_space:
-        raise PeachError(
-            f"less than {config.limits.free_space >> 20} MiB (limits.free_space) are free below"
-            f" {config.folders.workflow_temp}",
-            "make room, or lower limits.free_space",
-        )
+    low = files.too_little_space(config.folders.workflow_temp, config.limits.free_space)
+    if low is not None:
+        raise PeachError(low, "make room, or lower limits.free_space")
 
 
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
@@ -418,7 +411,7 @@ def submit_over_kafka(
 ) -> "list[Submission]":
     """Checks all files, sends all as messages, and finds their rows for `patience` seconds (None: for ever). said: is
     told what stands against that. Raises PeachError where a file is bad or Kafka cannot be reached: nothing was sent
-    then;."""
+    then."""
     from peachctl import submission
     from peachctl.ingest import prepare_message
     from peachctl.serve import ONCE_PATIENCE
@@ -438,14 +431,13 @@ def submit_over_kafka(
     return sent
 
 
-def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:
-    """Files all entries (all or none), places their scripts, and returns the ids."""
+def submit(config: Config, store: Store, entries: list[tuple[str, Entry]]) -> list[Submitted]:
+    """Files all entries (each beside its file's name; all or none), places their scripts, and returns the ids."""
     from peachctl.ingest import file_entries
 
     need_space(config)
-    pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
-    filed = file_entries(store, [entry for _, entry in pairs], config.folders.queue)
-    return [Submitted(file, one.id) for (file, _), one in zip(pairs, filed, strict=True)]
+    filed = file_entries(store, [entry for _, entry in entries], config.folders.queue)
+    return [Submitted(file, one.id) for (file, _), one in zip(entries, filed, strict=True)]
 
 
 def run_file(
@@ -486,12 +478,12 @@ def run_file(
             claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
             fail_point("run:filed")
             loop.adopt(claim)
-            cancelled = 0
+            heard, owed = 0, False
             while loop.busy or _unfinished(store, claim):
                 loop.step(0.5)
-                if len(asked) > cancelled:
-                    cancelled = len(asked)
-                    _cancel(store, claim)
+                if len(asked) > heard:
+                    heard, owed = len(asked), True
+                owed = owed and not _cancelled(store, claim)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -502,24 +494,28 @@ def run_file(
 
 
 def _unfinished(store: Store, claim: Claim) -> bool:
-    row = store.get(claim.id)
+    try:
+        row = store.get(claim.id)
+    except UnreachableError:
+        return True  # nobody knows; the loop has said so, and goes on when the database is back
     return row is not None and not row.status.ended
 
 
-def _cancel(store: Store, claim: Claim) -> None:
-    from peachctl.errors import StateError
-
+def _cancelled(store: Store, claim: Claim) -> bool:
+    """Writes that the workflow is cancelled; False where the database was away, and it must be tried again."""
     try:
         store.cancel(claim.id)
         fail_point("run:cancelled")
     except StateError:
         pass  # it has just ended by itself
+    except UnreachableError as error:
+        logger.warning("workflow %d is not cancelled yet: %s", claim.id, error.message)
+        return False
+    return True
 
 
-def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable[[Row], None]) -> list[Row]:
+def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
     """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
-    from peachctl.errors import StateError
-
     until = None if timeout is None else time.monotonic() + timeout
     ended: dict[int, Row] = {}
     while len(ended) < len(ids):
@@ -531,7 +527,6 @@ def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable
                 raise StateError(f"workflow {id} was deleted")
             if row.status.ended and (row.output_file or row.finished_date):
                 ended[id] = row
-                seen(row)
         if len(ended) == len(ids):
             break
         if until is not None and time.monotonic() > until:

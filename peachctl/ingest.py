@@ -10,6 +10,9 @@ The protocol (the database is authoritative; the bus delivers at least once; eve
 - A message that cannot be decoded becomes a letter. One that can but must not run (duplicate ids, a cycle, an unknown
   service, ...) becomes a row that ended in error at once, with a packed output that says why, and a letter.
 - What is acknowledged is filed, whatever became of it: a bad message never blocks the ones behind it.
+- A file of the inbox may have been written on after it was filed. What it holds then is another message: filed as well,
+  under the next partition number of its origin. (In a topic of Kafka another message at a known origin is something
+  else: the topic was made anew, and ingest stops.)
 
 What a kill leaves behind, and who mends it:
 
@@ -273,12 +276,9 @@ class Ingest:
         """Raises what stands against taking messages now."""
         if time.monotonic() - self._loaded > _HUB_AGE:
             self._reload_hub()
-        free = files.free_space(self._queue_folder)
-        if free < self._free_space:
-            raise files.DiskFull(
-                f"only {free >> 20} MiB are free below {self._queue_folder} (limits.free_space is"
-                f" {self._free_space >> 20} MiB): nothing is ingested"
-            )
+        low = files.too_little_space(self._queue_folder, self._free_space)
+        if low is not None:
+            raise files.DiskFull(f"{low}: nothing is ingested")
 
     def _reload_hub(self) -> None:
         self._loaded = -_HUB_AGE
@@ -289,7 +289,8 @@ class Ingest:
         self._services = known_services(hub)
         self._loaded = time.monotonic()
 
-    def _handle(self, messages: Sequence[Message]) -> None:
+    def _handle(self, hand: Sequence[Message]) -> None:
+        messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
         entries = [entry for entry, _, _ in judged if entry is not None]
         letters = [letter for _, letter, _ in judged if letter is not None]
@@ -322,6 +323,13 @@ class Ingest:
             return unique_names(entries, lambda named: self._store.file(named, letters))
         except StateError as error:
             raise MadeAnewError(error.message, error.hint) from error
+
+    def _as_it_is_now(self, message: Message) -> Message:
+        """The message of a file, with an origin of its own where another content was filed from there."""
+        origin, sha256 = message.origin, hashlib.sha256(message.body).hexdigest()
+        while (known := self._store.outcome(origin)) is not None and known.sha256 not in (None, sha256):
+            origin = replace(origin, partition=origin.partition + 1)
+        return replace(message, origin=origin)
 
     def _judge(self, message: Message) -> _Judged:
         """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""
@@ -387,7 +395,7 @@ class Ingest:
             return
         try:
             reason = row.reason or "no reason is known"
-            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, reason)
+            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
             fail_point("ingest:packed")
         except files.FilesError as error:
             logger.warning("%s", printable(error.message, 500))

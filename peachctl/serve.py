@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+_AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
+
 
 ONCE_PATIENCE = 30.0
 """Seconds for which `--once` waits for a server that is away."""
@@ -41,15 +45,35 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Stop:
-    """Signals that asked for an end: the first drains, the second ends at once."""
+    """Signals that asked for an end: the first drains, the second ends at once.
+
+    At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
+    and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
+    and the next executor takes it up.
+    """
 
     asked: int = 0
     interrupted: bool = False
     loop: ExecuteLoop | None = None
 
     def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ASKING:
             signal.signal(number, self._hear)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
+
+    def _see_to_it(self, signals: int) -> None:
+        """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
+        heard: list[int] = []
+        while len(heard) < 2:
+            heard += [number for number in os.read(signals, 64) if number in _ASKING]
+        if self.loop is not None:
+            self.loop.drain(at_once=True)
+        time.sleep(_AT_ONCE)
+        logger.warning("ended without waiting any longer; the next executor takes up what ran")
+        os._exit(Exit.INTERRUPTED if signal.SIGINT in heard else Exit.DONE)
 
     def _hear(self, number: int, _frame: object) -> None:
         self.asked += 1

@@ -56,6 +56,8 @@ SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str
         "import os, time\n    while not os.path.exists(file):\n        time.sleep(0.02)\n    return [text]",
     ),
     "Fail": (("text",), ("text",), ("Message",), "raise ValueError(message)"),
+    "FailWith": (("text",), ("text",), (), "raise ValueError(text)"),
+    "Log": (("text",), ("text",), (), "import ServiceUtility\n    ServiceUtility.info(c, text)\n    return [text]"),
     "Exit": (("text",), ("text",), ("Code",), "import os\n    os._exit(int(code))"),
     "Segfault": (("text",), ("text",), (), "import ctypes\n    ctypes.string_at(0)"),
     "KillRun": (("text",), ("text",), (), "import os\n    os.kill(os.getsid(0), 9)\n    import time; time.sleep(9)"),

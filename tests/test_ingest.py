@@ -359,11 +359,38 @@ def test_a_mistake_of_ours_that_one_message_finds_does_not_block_the_others(
 
 
 def test_another_message_at_a_known_origin_ends_the_loop(place: Place) -> None:
-    place.loop._hand = [Message(json.dumps(DIAMOND).encode(), Origin("t", 0, 1), "x.json")]
+    place.loop._hand = [Message((GOLDEN / "chain.bin").read_bytes(), Origin("t", 0, 1))]
     place.loop.step(0)
-    place.loop._hand = [Message(json.dumps(CYCLE).encode(), Origin("t", 0, 1), "x.json")]
+    place.loop._hand = [Message((GOLDEN / "diamond.bin").read_bytes(), Origin("t", 0, 1))]
     with pytest.raises(StateError, match="made anew"):
         place.loop.step(0)
+
+
+@pytest.mark.parametrize("before", ["filed", "a dead letter"])
+def test_a_file_that_was_written_on_after_it_was_filed_is_filed_again_with_what_it_holds_now(
+    before: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer is another user; the process that had filed it was killed before it was acknowledged."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderBus, "reject", killed)
+    monkeypatch.setattr(FolderBus, "ack", killed)
+    place.drop(DIAMOND if before == "filed" else json.dumps(CYCLE)[:-20].encode())
+    for value in (workflow(node("t", "Text", ["y"]), name="later"),) * 2:
+        with pytest.raises(KeyboardInterrupt):
+            place.step()
+        place.bus.close()
+        [taken] = (place.home / "inbox" / ".taken").iterdir()
+        taken.write_text(json.dumps(value))
+        place.bus = make_bus(place.home)
+        place.loop = make_loop(place.home, place.store, place.bus, place.hub)
+    monkeypatch.undo()
+    place.step()
+    assert [row.name for row in place.store.rows()] == ["later", *(["diamond"] if before == "filed" else [])]
+    assert len(place.store.letters()) == (before != "filed")
+    assert place.inbox() == []
 
 
 # What makes it wait
@@ -424,7 +451,7 @@ def test_with_too_little_space_nothing_is_taken(place: Place, monkeypatch: pytes
     place.drop(DIAMOND)
     assert loop.step(0.2) == 0
     assert loop.paused is not None
-    assert loop.paused.startswith("only 10 MiB are free below ")
+    assert loop.paused.startswith("less than 100 MiB (limits.free_space) are free below ")
     assert place.inbox() == ["one.json"]
     assert place.store.rows() == []
     free[0] = 200 << 20

@@ -182,7 +182,7 @@ def submit(
         done = app.submit(config, store, entries)
         status = dict.fromkeys((one.id for one in done), "queued")
         if wait:
-            rows = app.wait_for(store, [one.id for one in done], limit, lambda _row: None)
+            rows = app.wait_for(store, [one.id for one in done], limit)
             status = {row.id: row.status.word for row in rows}
     _show_submitted([{"file": one.file, "id": one.id, "status": status[one.id], "reason": None} for one in done])
     if not wait:
@@ -207,7 +207,7 @@ def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wai
         left = None if limit is None else max(0.0, limit - (time.monotonic() - began))
         with contextlib.closing(app.open_store(config)) as store:
             try:
-                rows = app.wait_for(store, filed, left, lambda _row: None)
+                rows = app.wait_for(store, filed, left)
             except PeachError as error:
                 late, rows = error, [row for id in filed if (row := store.get(id)) is not None]
         status = {row.id: (row.status.word, row.reason and mask(row.reason)) for row in rows}

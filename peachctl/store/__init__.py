@@ -58,7 +58,8 @@ class Wanted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from: unique per message. The inbox is the topic `inbox@HOST`, partition 0."""
+    """Where a message came from: unique per message. The inbox is the topic `inbox@HOST`, partition 0; 1 and
+    more where a file was written on after it had been filed."""
 
     topic: str
     partition: int

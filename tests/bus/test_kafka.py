@@ -1,4 +1,4 @@
-"""Ingest over a real broker: no message lost, none filed twice, whatever happens to the group, the topic, the broker."""
+"""Ingest over a real broker: no message lost, none filed twice, whatever happens to group, topic and broker."""
 
 import itertools
 import json

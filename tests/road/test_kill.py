@@ -81,6 +81,15 @@ def in_execute(peach: Peach, point: str) -> None:
     judge(peach, rows=1)
 
 
+def after_a_dead_executor(peach: Peach, point: str) -> None:
+    peach("submit", peach.file(DIAMOND))
+    killed(peach, "execute:claimed", "consume", "execute", "--once")
+    killed(peach, point, "consume", "execute", "--once")
+    peach("consume", "execute", "--once")
+    [row] = judge(peach, rows=1)
+    assert row["attempt"] == 2
+
+
 def in_failing(peach: Peach, point: str) -> None:
     peach("submit", peach.file(FAILING))
     killed(peach, point, "consume", "execute", "--once")
@@ -207,12 +216,13 @@ SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
     "letters:dropped": in_dropped_letter,
     **dict.fromkeys(
         [
-            *("execute:joined", "execute:renewed", "execute:released", "execute:expired", "execute:claimed"),
+            *("execute:joined", "execute:renewed", "execute:expired", "execute:claimed"),
             *("execute:prepared", "execute:written", "execute:started", "execute:reported", "execute:published"),
             *("execute:packed", "execute:finished", "execute:left"),
         ],
         in_execute,
     ),
+    "execute:released": after_a_dead_executor,
     "execute:logged": in_failing,
     "execute:rendered": with_lost_script,
     "execute:failure-packed": with_edited_script,

@@ -1,8 +1,15 @@
 """kill -9 of `run`, of an executor, of the warm parent, of a run: taken up again or ended with a reason."""
 
+import contextlib
 import os
+import pty
+import select
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +193,6 @@ def test_two_executors_on_one_database_run_each_workflow_once(peach: Peach) -> N
 
 
 def test_a_row_that_a_client_deletes_or_cancels_while_it_runs_is_ended(peach: Peach) -> None:
-    import sqlite3
-
     slow = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
     peach("submit", peach.file(slow), peach.file(slow, "two.json"))
     process = peach.start("consume", "execute")
@@ -219,3 +224,59 @@ def test_a_diamond_runs_with_every_scheduler_and_isolation(peach: Peach) -> None
             folder = peach.data / "workflow_temp" / f"workflow_{done['id']}"
             assert (folder / "E_out.txt").read_text() == "I-N.TXT"
     judge(peach, rows=6)
+
+
+@contextlib.contextmanager
+def locked(peach: Peach) -> Iterator[None]:
+    """Somebody else writes to the database, and does not come to an end."""
+    with contextlib.closing(sqlite3.connect(peach.database, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach: Peach) -> None:
+    peach("submit", peach.file(counted(peach, 60)[0]))
+    process = peach.start("consume", "execute", PEACHCTL_EXECUTE__LEASE="600s")
+    peach.until(lambda: is_running(peach, "slow"))
+    with locked(peach):
+        process.terminate()
+        time.sleep(0.1)  # else the kernel makes one of them
+        process.terminate()
+        assert process.wait(12) == 0  # SQLite would have waited for 30 s
+        peach.until(lambda: not peach.marked())
+
+
+def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
+    process = peach.start("run", peach.file(counted(peach, 60)[0]))
+    peach.until(lambda: is_running(peach, "slow"))
+    with locked(peach):
+        process.send_signal(signal.SIGINT)
+        peach.until(lambda: "is not cancelled yet" in (peach.home / "stderr.0").read_text())
+    assert process.wait(20) == 130
+    judge(peach, rows=1, statuses=("cancelled",))
+
+
+def test_a_run_in_the_debugger_does_not_outlive_its_executor_and_is_taken_over_at_once(peach: Peach) -> None:
+    value = workflow(node("a", "Text", ["x"]), node("bad", "Fail", ["look here"], "a"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peachctl", "run", str(peach.file(value)), "--pdb"],
+        env=peach.environment(TERM="dumb"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=peach.home,
+    )
+    os.close(theirs)
+    try:
+        seen = b""
+        while b"(Pdb)" not in seen:
+            assert select.select([ours], [], [], 30)[0], seen
+            seen += os.read(ours, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
+    [row] = judge(peach, rows=1, statuses=("error",))
+    assert row["attempt"] == 2 and "look here" in row["reason"]
