@@ -25,6 +25,7 @@ _TURN = 600.0  # seconds to wait for another init-db
 # Dates of 2017 are nobody's to judge (0000-00-00); what does not fit is an error and never cut.
 _MODE = "STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO"
 
+_TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (peach_\w+) ", re.M)
 _INDEX = re.compile(r"^CREATE (UNIQUE )?INDEX (\w+) ON \S+ \((.*)\);$", re.M)
 
 _INTS = ("tinyint", "smallint", "mediumint", "int", "bigint")
@@ -77,9 +78,7 @@ class MysqlSchema:
         return self._session.quoted(identifier)
 
     def meta(self) -> dict[str, str]:
-        if not self._session.rows(
-            "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'peach_meta'"
-        ):
+        if not self._exists("peach_meta"):
             return {}
         return {_text(name): _text(value) for name, value in self._session.rows("SELECT name, value FROM peach_meta")}
 
@@ -118,6 +117,9 @@ class MysqlSchema:
         return ()  # an ALTER TABLE keeps what others hung on the table
 
     def needed(self, statement: str) -> bool:
+        made = _TABLE.search(statement)
+        if made is not None:
+            return not self._exists(made[1])
         match = _INDEX.search(statement)
         if match is None:
             return True
@@ -131,6 +133,12 @@ class MysqlSchema:
             if not unique or not (not_unique or part):
                 found.setdefault(_text(index).lower(), []).append(_text(column))
         return columns.split(", ") not in found.values() if unique else name not in found
+
+    def _exists(self, table: str) -> bool:
+        found = self._session.row(
+            "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s", (table,)
+        )
+        return found is not None
 
     @contextmanager
     def changing(self) -> Iterator[None]:
