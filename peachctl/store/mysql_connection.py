@@ -12,6 +12,7 @@
 
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -100,6 +101,7 @@ class MysqlSession:
         """Whether the server has SKIP LOCKED; known once a connection was made."""
         self._quoted = self.quoted(queue_table)
         self._connection: Any = None
+        self._cursor: Any = None  # one for all: to make one asks the server for a sign of life
         self._used = 0.0
         self._inside = False
         self._writer = os.urandom(16).hex()
@@ -258,7 +260,7 @@ class MysqlSession:
 
     def _execute(self, sql: str, values: Sequence[Any] = ()) -> tuple[list[Any], int]:
         """Rows, and how many there are or were found."""
-        cursor = self._connected().cursor()
+        cursor = self._connected()
         try:
             cursor.execute(sql.replace("{queue}", self._quoted), tuple(values))
             found = cursor.fetchall() if cursor.with_rows else []
@@ -270,6 +272,7 @@ class MysqlSession:
         return found, cursor.rowcount
 
     def _connected(self) -> Any:
+        """The cursor."""
         # Never inside of a transaction, whose first half would be gone with the connection.
         if self._connection is not None and not self._inside and time.monotonic() - self._used > _IDLE - 5:
             self._discard()
@@ -277,8 +280,9 @@ class MysqlSession:
             if self._inside:
                 raise Again("the connection is gone")
             self._connection = self._connect()
+            self._cursor = self._connection.cursor()
             self._used = time.monotonic()
-        return self._connection
+        return self._cursor
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
@@ -350,7 +354,7 @@ class MysqlSession:
         if self._connection is None:
             return
         try:
-            self._connection.cursor().execute("ROLLBACK")
+            self._cursor.execute("ROLLBACK")
         except Exception:  # noqa: BLE001 - the server rolls back what has no connection any more
             self._discard()
 
@@ -424,6 +428,10 @@ def _size(row: Sequence[Any]) -> int:
 def _number(error: Exception) -> int | None:
     """The number of a driver's error, None for any other exception."""
     if isinstance(error, mysql.connector.Error):
+        cause = error.__cause__ or error.__context__
+        # The driver calls it a lost connection, which would be tried again.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return 2026
         return int(error.errno)
     # The extension's own, which is no child of that; we never ask for it.
     if type(error).__module__ == "_mysql_connector":
