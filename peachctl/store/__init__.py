@@ -360,6 +360,6 @@ class ExecutionFileTaken(Exception):
 class EntryTooLarge(PeachError):
     """An entry is larger than the database takes in one row. entry: which one of those that were to be filed."""
 
-    def __init__(self, entry: Entry, message: str, hint: str) -> None:
+    def __init__(self, entry: Entry, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
         self.entry = entry

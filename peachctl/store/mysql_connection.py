@@ -12,6 +12,7 @@
 
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -100,6 +101,7 @@ class MysqlSession:
         """Whether the server has SKIP LOCKED; known once a connection was made."""
         self._quoted = self.quoted(queue_table)
         self._connection: Any = None
+        self._cursor: Any = None  # one for all: to make one asks the server for a sign of life
         self._used = 0.0
         self._inside = False
         self._writer = os.urandom(16).hex()
@@ -175,6 +177,7 @@ class MysqlSession:
 
         def attempt() -> T:
             self._execute("START TRANSACTION")
+            self._inside = True
             if marked:
                 if done and self._committed():
                     self._execute("COMMIT")
@@ -185,11 +188,7 @@ class MysqlSession:
                     " ON DUPLICATE KEY UPDATE number = VALUES(number), seen = VALUES(seen)",
                     (self._writer, self._number),
                 )
-            self._inside = True
-            try:
-                result = work()
-            finally:
-                self._inside = False
+            result = work()
             done.append(result)
             self._execute("COMMIT")
             return result
@@ -237,9 +236,6 @@ class MysqlSession:
             except Again as error:
                 self._rollback()
                 failure: Exception = error
-            except PeachError:
-                self._rollback()
-                raise
             except Exception as error:
                 number = _number(error)
                 if number is None or number in _ROLLED_BACK:
@@ -254,6 +250,8 @@ class MysqlSession:
             except BaseException:
                 self._discard()  # a reply may be half read
                 raise
+            finally:
+                self._inside = False
             left = until - time.monotonic()
             if left <= 0:
                 raise self._gave_up(failure) from failure
@@ -262,7 +260,7 @@ class MysqlSession:
 
     def _execute(self, sql: str, values: Sequence[Any] = ()) -> tuple[list[Any], int]:
         """Rows, and how many there are or were found."""
-        cursor = self._connected().cursor()
+        cursor = self._connected()
         try:
             cursor.execute(sql.replace("{queue}", self._quoted), tuple(values))
             found = cursor.fetchall() if cursor.with_rows else []
@@ -274,18 +272,21 @@ class MysqlSession:
         return found, cursor.rowcount
 
     def _connected(self) -> Any:
+        """The cursor."""
+        # Never inside of a transaction, whose first half would be gone with the connection.
         if self._connection is not None and not self._inside and time.monotonic() - self._used > _IDLE - 5:
             self._discard()
         if self._connection is None:
             if self._inside:
                 raise Again("the connection is gone")
             self._connection = self._connect()
+            self._cursor = self._connection.cursor()
             self._used = time.monotonic()
-        return self._connection
+        return self._cursor
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
-        reply = max(1.0, min(_REPLY, self.patience))
+        reply, lock = (max(1, round(min(most, self.patience))) for most in (_REPLY, _LOCK))
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
             if url.unix_socket is not None
@@ -318,14 +319,14 @@ class MysqlSession:
                 client_flags=[ClientFlag.FOUND_ROWS],
                 allow_local_infile=False,
                 connection_timeout=max(1, round(min(_CONNECT, self.patience))),
-                read_timeout=round(reply),
-                write_timeout=round(reply),
+                read_timeout=reply,
+                write_timeout=reply,
             )
             cursor = connection.cursor()
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 "SET SESSION wait_timeout = %s, innodb_lock_wait_timeout = %s, lock_wait_timeout = %s",
-                (_IDLE, _LOCK, _LOCK),
+                (_IDLE, lock, lock),
             )
             cursor.execute("SELECT @@max_allowed_packet, @@version")
             self.packet, version = cursor.fetchone()
@@ -353,7 +354,7 @@ class MysqlSession:
         if self._connection is None:
             return
         try:
-            self._connection.cursor().execute("ROLLBACK")
+            self._cursor.execute("ROLLBACK")
         except Exception:  # noqa: BLE001 - the server rolls back what has no connection any more
             self._discard()
 
@@ -399,6 +400,8 @@ class MysqlSession:
             return UnreachableError(f"{self.name}: the server has no room left ({said})", "free some space there")
         if number in (1290, 1792, 1836):
             return UnreachableError(f"{self.name}: the server takes no changes now ({said})")
+        if number in (1264, 1292, 1366, 1406):
+            return PeachError(f"{self.name}: a value does not fit its column ({said})")
         if number in (1153, 2020):
             return PeachError(f"{self.name}: {said}", "raise the server's max_allowed_packet")
         return UnreachableError(f"{self.name}: {said}")
@@ -425,6 +428,10 @@ def _size(row: Sequence[Any]) -> int:
 def _number(error: Exception) -> int | None:
     """The number of a driver's error, None for any other exception."""
     if isinstance(error, mysql.connector.Error):
+        cause = error.__cause__ or error.__context__
+        # The driver calls it a lost connection, which would be tried again.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return 2026
         return int(error.errno)
     # The extension's own, which is no child of that; we never ask for it.
     if type(error).__module__ == "_mysql_connector":

@@ -27,6 +27,8 @@ from peachctl.store import (
 from peachctl.store.mysql_attempts import Attempts
 from peachctl.store.mysql_connection import Again, DuplicateKey, MysqlSession, RowTooLarge, marks
 
+USER_LENGTH = 512
+
 Place = tuple[bytes, int, int, int]
 """Topic, epoch, partition, offset: the key of an origin."""
 
@@ -51,7 +53,7 @@ class Filing:
 
     def file(self, entries: Sequence[Entry], letters: Sequence[Letter], *, announce: bool) -> list[Filed]:
         for entry in entries:
-            rules.check_priority(entry.priority)
+            _check(entry)
         found_at = [*(one.origin for one in entries), *(one.origin for one in letters)]
         origins = [origin for origin in found_at if origin is not None]
         places = self._places(origins)
@@ -86,7 +88,7 @@ class Filing:
 
     def refile(self, letter: Letter, entry: Entry) -> Filed:
         """A letter, locked before, becomes a queued row: the one that was refused, where it is still there."""
-        rules.check_priority(entry.priority)
+        _check(entry)
         found = None
         if letter.queue_id is not None:
             status = self._attempts.lock(letter.queue_id)
@@ -316,6 +318,14 @@ class Filing:
             if again
             else "",
         )
+
+
+def _check(entry: Entry) -> None:
+    """What the columns of the table would refuse."""
+    rules.check_priority(entry.priority)
+    length = len(columns.text(entry.user))
+    if length > USER_LENGTH:
+        raise EntryTooLarge(entry, f"the name of its user has {length} characters, the database takes {USER_LENGTH}")
 
 
 def _epoch(topic: str) -> bytes:
