@@ -1,5 +1,6 @@
 """What is MySQL's and MariaDB's alone: lost connections and replies, frozen servers, locks, limits, TLS, passwords."""
 
+import functools
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mysql.connector  # noqa: TID253  only tests come here, and they mean it
 import pytest
 
 from peachctl.config_values import Mysql
@@ -75,7 +77,10 @@ def letter(field: str) -> Letter:
 
 
 @pytest.fixture
-def cutting(database: MysqlDatabase) -> Iterator[Cutting]:
+def cutting(database: MysqlDatabase, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cutting]:
+    # In plain, so that a COMMIT is seen passing by.
+    plain = functools.partial(mysql.connector.connect, ssl_disabled=True)
+    monkeypatch.setattr(mysql.connector, "connect", plain)
     made = Cutting(place_server(database.place).url.port)
     yield made
     made.close()
@@ -288,7 +293,7 @@ def waits_for_a_lock(connection: int, client: Any) -> None:
     waiting = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = ? AND trx_state = 'LOCK WAIT'"
     while not client.run(waiting, connection):
         assert time.monotonic() < until
-        time.sleep(0.02)
+        time.sleep(0.15)  # the table is renewed when nobody has read it for a tenth of a second
 
 
 @pytest.fixture
