@@ -319,7 +319,7 @@ def test_a_kill_between_any_two_statements_is_mended_by_the_next_init_db(
             one.make_old()
     count = 1
     todo = plan(place.server).statements
-    # Each attempt comes one statement further than the last one. A new database and an old one differ in the first file.
+    # Each attempt comes one statement further than the last one. Old and new differ in the first file alone.
     while todo and (old or any("'schema', '1'" in statement for statement in todo)):
         assert _killed(place, count)
         left = plan(place.server).statements
