@@ -499,3 +499,40 @@ def test_texts_that_were_written_as_latin1_and_are_utf_8_are_kept_and_can_be_men
     place.run(page.partition("Once no such client is left:\n\n```sql\n")[2].partition(";")[0])
     assert place.run(f"SELECT user FROM queue WHERE id = {NEXT}") == [("Müller",)]
     assert place.rows()[:-1] == ROWS
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_a_server_that_is_killed_in_the_midst_of_an_adoption_has_the_old_table_or_the_new_one(kind: str) -> None:
+    with databases.private(kind) as own:
+        databases.execute(own.known, "CREATE DATABASE peach")
+        with contextlib.closing(databases.connect(own.known, "peach")) as client:
+            place = Place(kind, "peach", client)
+            place.make_old()
+            for _ in range(11):
+                place.run("INSERT INTO queue (user, workflow_json) SELECT user, REPEAT('x', 500) FROM queue")
+            before = place.run("SELECT count(*), sum(id) FROM queue")
+        server = Server(Mysql("root", "127.0.0.1", own.known["port"], "peach"))
+
+        def adopt() -> None:
+            with contextlib.suppress(UnreachableError):
+                migrate(server)
+
+        adopting = threading.Thread(target=adopt)
+        altering = "SELECT 1 FROM information_schema.PROCESSLIST WHERE INFO LIKE '-- A table%ALTER TABLE%'"
+        with contextlib.closing(databases.connect(own.known)) as watcher:
+            cursor = watcher.cursor()
+            adopting.start()
+            while adopting.is_alive():
+                cursor.execute(altering)
+                if cursor.fetchall():
+                    break
+            own.kill()
+        adopting.join(60)
+        own.start()
+        with contextlib.closing(databases.connect(own.known, "peach")) as client:
+            place = Place(kind, "peach", client)
+            assert place.run("SELECT count(*), sum(id) FROM queue") == before
+            assert place.run("SELECT count(*) FROM queue WHERE user = 'Jürgen Groß'")[0][0] > 1000
+            migrate(server)
+            assert place.run("SELECT count(*), sum(id) FROM queue") == before
+            assert place.shape() == _new_shape(kind)
