@@ -3,29 +3,41 @@
 Adapters are imported inside the functions, so that a command loads what it uses and no more.
 """
 
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peachctl.config import Config, Mysql, Sqlite
-from peachctl.errors import ConfigError, PeachError
+from peachctl.errors import ConfigError, PeachError, StateError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.store import Claim, Entry, Executor, Row, Store
 
 if TYPE_CHECKING:
+    from peachctl.announce import Announcer
+    from peachctl.bus import Bus
     from peachctl.bus.folder import FolderBus
+    from peachctl.bus.kafka_events import KafkaEvents
+    from peachctl.bus.kafka_send import KafkaSender
+    from peachctl.bus.kafka_topics import Topic
     from peachctl.execute import ExecuteLoop, Observer, Options
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
+    from peachctl.letters import Letters
     from peachctl.runner import Runner
+    from peachctl.serve import Stop
     from peachctl.store.mysql_connection import Server
     from peachctl.store.schema import Plan
+    from peachctl.submission import Submission
     from peachctl.wire import Limits
+
+
+logger = logging.getLogger(__name__)
 
 
 def host() -> str:
@@ -84,10 +96,31 @@ def migrate(config: Config) -> "Plan":
     return mysql_schema.migrate(_server(config, database), table)
 
 
+def kafka_topics(config: Config) -> "list[Topic]":
+    """The topics that the configuration names, as the broker has them. Raises UnreachableError, RefusedError."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.topics(config)
+
+
+def make_topics(config: Config, partitions: int, replicas: int | None) -> "list[Topic]":
+    """What `init-kafka` does: makes the topics that are missing, and returns those."""
+    from peachctl.bus import kafka_topics
+
+    return kafka_topics.create(config, partitions, replicas)
+
+
+def accept_new(config: Config, topic: str) -> bool:
+    """What `init-kafka --accept-new` does. Returns whether the topic was another one than before."""
+    from peachctl.bus import kafka_topics
+
+    with closing(open_store(config)) as store:
+        return kafka_topics.accept_new(config, store, topic)
+
+
 def refuse_unready(config: Config) -> None:
     """Settings that this version cannot keep are refused, not ignored. Raises ConfigError."""
     unready = {
-        "kafka.bootstrap_servers": bool(config.kafka.bootstrap_servers),
         "execute.scheduler = distributed": config.execute.scheduler == "distributed",
         "execute.memory_limit": config.execute.memory_limit is not None,
         "execute.notify": config.execute.notify is not None,
@@ -104,7 +137,21 @@ def limits(config: Config) -> "Limits":
     return Limits(message_bytes=config.limits.message_bytes, nodes=config.limits.nodes)
 
 
-def open_bus(config: Config) -> "FolderBus":
+def on_kafka(config: Config) -> bool:
+    """Whether workflows come over Kafka, and not by the inbox folder."""
+    return bool(config.kafka.bootstrap_servers)
+
+
+def open_bus(config: Config, store: Store) -> "Bus":
+    """What `consume ingest` reads: Kafka where it is configured, else the inbox. Raises ConfigError, PeachError."""
+    if not on_kafka(config):
+        return open_folder_bus(config)
+    from peachctl.bus.kafka import KafkaBus
+
+    return KafkaBus(config, store)
+
+
+def open_folder_bus(config: Config) -> "FolderBus":
     """The embedded bus: inbox and queue folder."""
     from peachctl.bus.folder import FolderBus
 
@@ -139,7 +186,7 @@ def make_folders(config: Config) -> None:
             ) from error
 
 
-def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
+def open_ingest(config: Config, store: Store, bus: "Bus") -> "Ingest":
     """The ingest loop over this store and bus."""
     from peachctl.ingest import Ingest
 
@@ -155,21 +202,28 @@ def open_ingest(config: Config, store: Store, bus: "FolderBus") -> "Ingest":
     )
 
 
+def open_letters(config: Config, store: Store) -> "Letters":
+    """The dead letters of this store."""
+    from peachctl.letters import Letters
+
+    return Letters(
+        store,
+        queue_folder=config.folders.queue,
+        download_files=config.folders.download_files,
+        inbox=config.folders.inbox,
+        load_hub=lambda: load_hub(config),
+        limits=limits(config),
+        embedded=not config.kafka.bootstrap_servers,
+    )
+
+
 def options(config: Config, **changes: Any) -> "Options":
     """What the configuration says about running workflows. changes: fields of `execute.Options`."""
     from peachctl.execute import Options
-    from peachctl.runtime.job import Reach
+    from peachctl.runtime.job import reach_of
 
-    storage, run, folders = config.storage, config.execute, config.folders
+    run, folders = config.execute, config.folders
     cores = len(os.sched_getaffinity(0))
-    reach = Reach(
-        schemes=tuple(storage.schemes),
-        folders=tuple(str(folder) for folder in storage.folders),
-        hosts=tuple(storage.hosts),
-        xnat_servers=tuple(storage.xnat_servers),
-        size=storage.file_bytes,
-        seconds=storage.file_time,
-    )
     made = Options(
         hub=folders.hub,
         queue=folders.queue,
@@ -185,9 +239,84 @@ def options(config: Config, **changes: Any) -> "Options":
         per_user=run.per_user,
         time_limit=run.time_limit,
         free_space=config.limits.free_space,
-        reach=reach,
+        reach=reach_of(config.storage),
     )
     return replace(made, **changes)
+
+
+@contextmanager
+def opened_store(config: Config, stop: "Stop", *, once: bool, executes: bool = False) -> "Iterator[Store]":
+    """The database of a consumer: a server that is away is waited for. executes: as for `open_store`. Raises
+    UnreachableError, Stopped."""
+    from peachctl.serve import waited_for
+
+    def opened() -> Store:
+        return open_store(config, executes=executes)
+
+    embedded = isinstance(config.database.parsed, Sqlite)
+    store = opened() if embedded else waited_for(opened, stop, once=once)
+    with closing(store):
+        yield store
+
+
+@contextmanager
+def serving_ingest(config: Config, stop: "Stop", *, once: bool) -> "Iterator[tuple[Ingest, Store]]":
+    """The ingest loop with a store and a bus of its own. On Kafka it also publishes the list of services, unless
+    `services.publish_every` is 0. To be entered in the thread that runs the loop."""
+    with opened_store(config, stop, once=once) as store, closing(open_bus(config, store)) as bus:
+        if once or not on_kafka(config) or not config.services.publish_every:
+            yield open_ingest(config, store, bus), store
+            return
+        with announcing(config) as announcer:
+            announcer.start()
+            yield open_ingest(config, store, bus), store
+
+
+def open_events(config: Config, heard: Callable[[], None]) -> "KafkaEvents":
+    """What wakes an executor on Kafka. Raises ConfigError."""
+    from peachctl.bus import kafka_client
+    from peachctl.bus.kafka_events import KafkaEvents
+
+    to = kafka_client.settings(config)
+
+    def open_consumer(commits: bool) -> Any:
+        kafka_client.reach(to, 5.0)
+        return kafka_client.open_consumer(to, config.kafka.group_execute if commits else None)
+
+    return KafkaEvents(open_consumer, config.kafka.topic_processed, heard)
+
+
+def open_sender(config: Config, largest: int, patience: float) -> "KafkaSender":
+    """What sends messages of at most `largest` bytes to Kafka, which it waits for `patience` seconds. Raises
+    ConfigError."""
+    from peachctl.bus import kafka_client
+    from peachctl.bus.kafka_send import KafkaSender
+
+    return KafkaSender(kafka_client.settings(config), largest, patience)
+
+
+@contextmanager
+def announcing(config: Config, patience: float = 5.0) -> "Iterator[Announcer]":
+    """What publishes the list of services. patience: seconds for which one publication waits for Kafka. Raises
+    ConfigError where there is none."""
+    from peachctl.announce import Announcer
+    from peachctl.wire import SERVICE_LIST_BYTES
+
+    if not on_kafka(config):
+        raise ConfigError(
+            "the list of services is published over Kafka, and kafka.bootstrap_servers is not set",
+            "embedded there is nobody to publish it to: peachctl services list shows it",
+        )
+    sender = open_sender(config, SERVICE_LIST_BYTES, patience)
+
+    def send(body: bytes) -> None:
+        sender.send(config.kafka.topic_services, body)
+
+    announcer = Announcer(lambda: load_hub(config), send, config.services.publish_every or 60.0, close=sender.close)
+    try:
+        yield announcer
+    finally:
+        announcer.stop()
 
 
 @contextmanager
@@ -215,7 +344,7 @@ def execute_loop(
         if terminal:
             from peachctl.runner.terminal import TerminalRunner
 
-            return TerminalRunner()
+            return TerminalRunner(held.fd, held.token)
         from peachctl.runner.supervised import open_runner
 
         return open_runner(config.execute.isolation, held.fd, held.token, orders_after)
@@ -264,12 +393,9 @@ def need_space(config: Config) -> None:
     """Nothing is filed below `limits.free_space`. Raises PeachError."""
     from peachctl import files
 
-    if files.free_space(config.folders.workflow_temp) < config.limits.free_space:
-        raise PeachError(
-            f"less than {config.limits.free_space >> 20} MiB (limits.free_space) are free below"
-            f" {config.folders.workflow_temp}",
-            "make room, or lower limits.free_space",
-        )
+    low = files.too_little_space(config.folders.workflow_temp, config.limits.free_space)
+    if low is not None:
+        raise PeachError(low, "make room, or lower limits.free_space")
 
 
 def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: int = 1) -> Entry:
@@ -280,14 +406,38 @@ def entry_of(config: Config, file: str, *, hub: Path | None = None, priority: in
     return prepare_entry(body, name, load_hub(config, hub), limits(config), priority=priority)
 
 
-def submit(config: Config, store: Store, entries: "Mapping[str, Entry] | list[tuple[str, Entry]]") -> list[Submitted]:
-    """Files all entries (all or none), places their scripts, and returns the ids."""
+def submit_over_kafka(
+    config: Config, files: list[str], priority: int, patience: float | None, said: Callable[[str], None]
+) -> "list[Submission]":
+    """Checks all files, sends all as messages, and finds their rows for `patience` seconds (None: for ever). said: is
+    told what stands against that. Raises PeachError where a file is bad or Kafka cannot be reached: nothing was sent
+    then."""
+    from peachctl import submission
+    from peachctl.ingest import prepare_message
+    from peachctl.serve import ONCE_PATIENCE
+
+    hub, most = load_hub(config), limits(config)
+    messages = []
+    for file in files:
+        body, name = read_input(config, file)
+        messages.append((file, prepare_message(body, name, hub, most)))
+    with closing(open_sender(config, config.limits.message_bytes, ONCE_PATIENCE)) as sender:
+        sent = submission.send(sender, config.kafka.topic_execute, messages, priority)
+    try:
+        with closing(open_store(config)) as store:
+            submission.find(store, sent, patience)
+    except PeachError as error:
+        said(f"what became of them is not known: {error.message}")
+    return sent
+
+
+def submit(config: Config, store: Store, entries: list[tuple[str, Entry]]) -> list[Submitted]:
+    """Files all entries (each beside its file's name; all or none), places their scripts, and returns the ids."""
     from peachctl.ingest import file_entries
 
     need_space(config)
-    pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
-    filed = file_entries(store, [entry for _, entry in pairs], config.folders.queue)
-    return [Submitted(file, one.id) for (file, _), one in zip(pairs, filed, strict=True)]
+    filed = file_entries(store, [entry for _, entry in entries], config.folders.queue)
+    return [Submitted(file, one.id) for (file, _), one in zip(entries, filed, strict=True)]
 
 
 def run_file(
@@ -328,12 +478,12 @@ def run_file(
             claim = unique_name(entry, lambda one: store.file_claimed(one, executor, opts.lease))
             fail_point("run:filed")
             loop.adopt(claim)
-            cancelled = 0
+            heard, owed = 0, False
             while loop.busy or _unfinished(store, claim):
                 loop.step(0.5)
-                if len(asked) > cancelled:
-                    cancelled = len(asked)
-                    _cancel(store, claim)
+                if len(asked) > heard:
+                    heard, owed = len(asked), True
+                owed = owed and not _cancelled(store, claim)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -344,24 +494,28 @@ def run_file(
 
 
 def _unfinished(store: Store, claim: Claim) -> bool:
-    row = store.get(claim.id)
+    try:
+        row = store.get(claim.id)
+    except UnreachableError:
+        return True  # nobody knows; the loop has said so, and goes on when the database is back
     return row is not None and not row.status.ended
 
 
-def _cancel(store: Store, claim: Claim) -> None:
-    from peachctl.errors import StateError
-
+def _cancelled(store: Store, claim: Claim) -> bool:
+    """Writes that the workflow is cancelled; False where the database was away, and it must be tried again."""
     try:
         store.cancel(claim.id)
         fail_point("run:cancelled")
     except StateError:
         pass  # it has just ended by itself
+    except UnreachableError as error:
+        logger.warning("workflow %d is not cancelled yet: %s", claim.id, error.message)
+        return False
+    return True
 
 
-def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable[[Row], None]) -> list[Row]:
+def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
     """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
-    from peachctl.errors import StateError
-
     until = None if timeout is None else time.monotonic() + timeout
     ended: dict[int, Row] = {}
     while len(ended) < len(ids):
@@ -373,7 +527,6 @@ def wait_for(store: Store, ids: list[int], timeout: float | None, seen: Callable
                 raise StateError(f"workflow {id} was deleted")
             if row.status.ended and (row.output_file or row.finished_date):
                 ended[id] = row
-                seen(row)
         if len(ended) == len(ids):
             break
         if until is not None and time.monotonic() > until:

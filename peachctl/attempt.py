@@ -3,8 +3,8 @@
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from peachctl.files import AttemptFolder
@@ -28,13 +28,14 @@ class Verdict:
 class Attempt:
     """A claim that is being run.
 
-    ending: why the executor itself ends the run (a word of `Wanted`, or a sentence for a limit), None while it goes
-    on. starved: no lease was renewed for so long that the supervisor may have ended the run by itself.
+    prepared: done when its folder is ready, or cannot be. run: None until it was started, and after its end. wanted:
+    what the last renewal said of it. limit: the sentence for a limit that it ran into. drained: its executor stops,
+    and it goes back to the queue.
     """
 
     claim: Claim
     folder: AttemptFolder
-    script: str
+    prepared: "Future[None]" = field(default_factory=Future)
     run: Run | None = None
     nodes: dict[str, NodeState] = field(default_factory=dict)
     changed: dict[str, None] = field(default_factory=dict)
@@ -46,7 +47,6 @@ class Attempt:
     wanted: Wanted = Wanted.GO_ON
     limit: str | None = None
     drained: bool = False
-    starved: bool = False
     heard_end: bool = False
     reported_failed: int = 0
 
@@ -103,13 +103,18 @@ class Attempt:
         by_nodes = 100 * self.settled // len(self.nodes) if self.nodes else 0
         return min(99, max(by_nodes, self.said_percent))
 
-    def move_outputs(self, published: Path) -> None:
-        """Has the nodes' outputs name files where they stay: below the published folder, not the attempt's."""
-        here, there = str(self.folder.folder), str(published)
+    def as_published(self, text: str) -> str:
+        """A text for people, with files of the attempt's folder named where they stay once it is published."""
+        return text.replace(f"{self.folder.folder}/", f"{self.folder.published}/")
+
+    def move_paths(self) -> None:
+        """Has the nodes' outputs and errors name files where they stay: in the published folder, not the attempt's."""
+        here, there = str(self.folder.folder), str(self.folder.published)
         for state in list(self.nodes.values()):
-            moved = _moved(state.outputs, here, there)
-            if moved != state.outputs:
-                self._put(replace(state, outputs=moved))
+            error = None if state.error is None else {key: self.as_published(text) for key, text in state.error.items()}
+            moved = replace(state, outputs=_moved(state.outputs, here, there), error=error)
+            if moved != state:
+                self._put(moved)
 
     def take_changes(self) -> list[NodeState]:
         """Node states since the last call."""

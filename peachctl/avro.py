@@ -187,6 +187,22 @@ def field_path(parts: list[str | int] | tuple[str | int, ...]) -> str:
     return text
 
 
+_PARTS = re.compile(r"(?:\A|(?<=.)\.)([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
+
+
+def field_parts(path: str) -> tuple[str | int, ...] | None:
+    """`("nodes", 3, "id")` of `nodes[3].id`, the reverse of `field_path`; () of an empty one, None of what is none."""
+    parts: list[str | int] = []
+    position = 0
+    while position < len(path):
+        found = _PARTS.match(path, position)
+        if found is None:
+            return None
+        parts.append(found[1] if found[2] is None else int(found[2]))
+        position = found.end()
+    return tuple(parts)
+
+
 # Schemas -------------------------------------------------------------------------------------------------------------
 
 _PRIMITIVES: dict[str, Reader] = {

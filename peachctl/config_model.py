@@ -133,7 +133,7 @@ class Storage(Struct, frozen=True, kw_only=True):
 
 
 class Services(Struct, frozen=True, kw_only=True):
-    publish_every: Annotated[float, _of(f"{_DURATION}, at least 1 s", values.duration, ge=1)] = 60.0
+    publish_every: Annotated[float, _of(f"{_DURATION}, at least 1 s, or 0 for never", values.period)] = 60.0
     ignore: Annotated[tuple[str, ...], _of("a list of folder names", values.words)] = ()
 
 

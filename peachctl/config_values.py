@@ -67,6 +67,14 @@ def duration(value: Any) -> float:
     return float(match["number"]) * _SECONDS[match["unit"] or "s"]
 
 
+def period(value: Any) -> float:
+    """Seconds between two of something: a `duration` of at least 1 s, or 0 for never."""
+    seconds = duration(value)
+    if 0 < seconds < 1:
+        raise ValueError
+    return seconds
+
+
 def size(value: Any) -> int:
     """Bytes, from a number of bytes or a text such as `512KiB`, `1MiB`, `1.5GB`."""
     if isinstance(value, int) and not isinstance(value, bool):

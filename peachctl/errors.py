@@ -41,8 +41,20 @@ class StateError(PeachError):
     exit = Exit.STATE
 
 
+class MadeAnewError(StateError):
+    """A topic was deleted and made anew: what is known of its messages is of others. A person decides."""
+
+    exit = Exit.FAILED
+
+
 class UnreachableError(PeachError):
     """A server, or the database file, cannot be reached."""
+
+    exit = Exit.UNREACHABLE
+
+
+class RefusedError(PeachError):
+    """A server that answers, but does not accept who we are, or we not who it is: waiting mends nothing."""
 
     exit = Exit.UNREACHABLE
 

@@ -13,31 +13,37 @@ The protocol (the database is authoritative, events only wake):
   written are kept and written when it is back.
 - SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted.
 
-Order of an end: node states, publish the folder (rename), pack (temporary name, rename), one UPDATE of the row. A
-crash in between leaves a row in processing whose next attempt finds all nodes done, publishes and packs again.
+- The machine slept, or this process did: nobody's lease is called expired before all who slept with us could renew.
+
+The loop's thread alone talks to the database and to the supervisor, and waits for nothing else: what may take long
+(folders, outputs, a look at dead executors) is done in threads, so that renewals and beats go on meanwhile.
+
+Order of an end: node states, publish the folder (rename), pack (temporary name, rename), one UPDATE of the row; see
+`ends`.
 """
 
 import contextlib
 import logging
 import os
-import re
 import selectors
-import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peachctl import files, script, wire
-from peachctl.attempt import Attempt, Verdict, log_text
-from peachctl.errors import PeachError, UnreachableError
+from peachctl import files
+from peachctl.attempt import Attempt
+from peachctl.ends import End, Ends
+from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
+from peachctl.prepare import prepare
 from peachctl.runner import Ended, Runner, SupervisorLost, alive
 from peachctl.runtime.job import Job, Reach
-from peachctl.store import Claim, Executor, NodeState, Released, Status, Store, Wanted
+from peachctl.store import Claim, Executor, Released, Status, Store, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -78,27 +84,13 @@ class Options:
         return self.lease * 2 / 3
 
 
-@dataclass(slots=True)
-class _Packing:
-    attempt: Attempt
-    verdict: Verdict
-    folder: Path
-    future: "Future[str]" = field(default_factory=Future)
-    again_at: float = 0.0
-
-
-@dataclass(slots=True)
-class _End:
-    """An end that is still to be written into the row."""
-
-    claim: Claim
-    verdict: Verdict
-    output_file: str
-    nodes: list[NodeState] = field(default_factory=list)
+def boottime() -> float:
+    """Seconds since the machine was started; unlike the monotonic clock it counts the time that the machine slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ExecuteLoop:
-    """Claims, runs and ends workflows until told to drain. One thread; `step` is called again and again.
+    """Claims, runs and ends workflows until told to drain. `step` is called again and again, by one thread.
 
     open_runner: starts a supervisor that ends all runs after the given seconds without a beat. observer: is told
     every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. alone: runs
@@ -124,20 +116,35 @@ class ExecuteLoop:
         self._only: int | None = None
         self._runner: Runner | None = None
         self._attempts: dict[str, Attempt] = {}
-        self._packing: list[_Packing] = []
-        self._unwritten: list[_End] = []
-        self._refusals: list[tuple[int, Future[str]]] = []
-        self._packer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pack")
+        self._ends = Ends(
+            store,
+            options.workflow_temp,
+            options.download_files,
+            wake=self._work_done,
+            pause=self._pause,
+            ended=self._say_ended,
+        )
+        self._preparer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
+        self._searching = False
+        self._dead: list[str] | None = None
         self._selector = selectors.DefaultSelector()
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
-        self._renewed = time.monotonic()
+        # For our own threads: that they are done says nothing of the queue.
+        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._done_lock = threading.Lock()
+        self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
+        self._stepped = boottime()
+        self._expire_from = 0.0
+        self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
         self._look = True
         self._draining_until: float | None = None
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
+        self.away: UnreachableError | None = None
+        """The database's error where that is the reason."""
         self._claim_at = 0.0
         self._closing = False
         self._until_claim = False
@@ -146,17 +153,24 @@ class ExecuteLoop:
         self._open_at = 0.0
         self.idle = False
         """Whether the last look into the queue found nothing to claim."""
+        self.lingers = True
+        """Whether `step` waits for something to happen where nothing runs and nothing is queued."""
 
     # What others call
 
     @property
     def busy(self) -> int:
         """Workflows that are run or packed now."""
-        return len(self._attempts) + len(self._packing) + len(self._unwritten) + len(self._refusals)
+        return len(self._attempts) + self._ends.busy
 
     @property
     def draining(self) -> bool:
         return self._draining_until is not None
+
+    @property
+    def signed_on(self) -> bool:
+        """Whether the database has taken this executor in."""
+        return self._joined
 
     def _look_again(self) -> None:
         self._look, self.idle = True, False
@@ -180,17 +194,23 @@ class ExecuteLoop:
         """Runs a row that was claimed elsewhere for this executor (`run` files and claims in one step)."""
         self._only = claim.id
         self._ready()
-        self._start(claim)
+        self._prepare(claim)
 
     def step(self, timeout: float) -> None:
         """Does what is due, then waits for the next thing that happens, at most `timeout` seconds."""
+        self._away = False
+        self._notice_sleep()
         try:
             self._ready()
             self._beat()
             self._sweep()
             self._claim()
         except UnreachableError as error:
-            self._pause(error.message)
+            self._unreachable(error)
+        except RefusedError as error:
+            if not self._joined:
+                raise
+            self._pause(error.message)  # what runs is not ended because somebody changes a password
         except (files.FilesError, OSError) as error:
             self._pause(str(error))
         except SupervisorLost:
@@ -198,8 +218,15 @@ class ExecuteLoop:
         self._limits()
         for key, _ in self._selector.select(self._patience(timeout)):
             key.data()
-        self._write_changes()
-        self._collect_packed()
+        self._start_prepared()
+        self._ends.collect()
+        if self._away:
+            return  # each try may wait for the database; the beat has the first one
+        try:
+            self._write_changes()
+            self._ends.write()
+        except UnreachableError as error:
+            self._unreachable(error)
 
     def close(self) -> bool:
         """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
@@ -209,11 +236,10 @@ class ExecuteLoop:
             attempt.drained = True
         if self._runner is not None:
             self._runner.close()
+        self._preparer.shutdown(wait=True, cancel_futures=True)
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
-        self._packer.shutdown(wait=True)
-        self._collect_packed()
-        done = not (self._unwritten or self._packing or self._owed)
+        done = self._ends.close() and not self._owed
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -223,6 +249,9 @@ class ExecuteLoop:
                 done = False
         self._selector.close()
         os.close(self.wake)
+        with self._done_lock:
+            os.close(self._done)
+            self._done = -1
         return done
 
     # The steps
@@ -244,19 +273,14 @@ class ExecuteLoop:
 
     def _beat(self) -> None:
         now = time.monotonic()
-        if now - self._renewed > self._options.orders_after:
-            # Frozen, or the database was away: the supervisor may have ended every run by itself meanwhile.
-            for attempt in self._attempts.values():
-                attempt.starved = True
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
-        claims = [attempt.claim for attempt in self._attempts.values()]
-        claims += [packing.attempt.claim for packing in self._packing]
-        claims += [end.claim for end in self._unwritten]
+        claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
-        self._renewed = now
+        # One query of an index: a row whose event was lost waits a second at the most.
+        self._look = True
         if not self._until_claim:
             self._go_on()
         if self._runner is not None:
@@ -269,62 +293,68 @@ class ExecuteLoop:
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
 
+    def _notice_sleep(self) -> None:
+        """After a sleep (a suspended machine, a stopped process) all leases of this host may have run out, though
+        nobody is dead: ours are renewed first, and the neighbours get the time to renew theirs."""
+        now, margin = boottime(), self._options.lease - self._options.orders_after
+        if now - self._stepped > margin:
+            self._next_beat = 0.0
+            self._expire_from = time.monotonic() + margin
+        self._stepped = now
+
     def _sweep(self) -> None:
+        self._release_dead()
         now = time.monotonic()
         if now < self._next_sweep:
             return
         self._next_sweep = now + self._options.sweep
         self._look_again()
-        dead = [
-            other.token
-            for other in self._store.executors()
-            if other.token != self._executor.token and alive.is_dead(other.alive)
-        ]
-        for token in dead:
-            # Where there was no PID namespace, something of a dead executor's runs may still live.
-            alive.end_strays(token)
-        released = self._store.release(dead, self._options.max_attempts) if dead else []
-        fail_point("execute:released")
-        released += self._store.release_expired(self._options.max_attempts)
-        fail_point("execute:expired")
-        for one in released:
-            self._say_released(one)
-        self._pack_unpacked()
+        others = [other for other in self._store.executors() if other.token != self._executor.token]
+        if others and not self._searching:
+            # It takes seconds for each that left something behind.
+            self._searching = True
+            threading.Thread(target=self._find_dead, args=(others,), name="dead", daemon=True).start()
+        if now >= self._expire_from:
+            released = self._store.release_expired(self._options.max_attempts)
+            fail_point("execute:expired")
+            self._say_released(released)
+        self._pack_refusals()
 
-    def _say_released(self, one: Released) -> None:
-        what = "ended in error, its attempts are used up" if one.ended else "back in the queue"
-        logger.warning("workflow %d: its executor on %s vanished (attempt %d); %s", one.id, one.host, one.attempt, what)
+    def _pack_refusals(self) -> None:
+        if not self.draining:
+            self._ends.pack_refusals()
 
-    def _pack_unpacked(self) -> None:
-        """Rows that ended without a run (refused, attempts used up) get a packed output that says why. Their folders
-        may be large: the packer does it, while the loop beats on."""
-        if self._refusals or self.draining:
+    def _find_dead(self, others: list[Executor]) -> None:
+        """In a thread. Where there was no PID namespace, something of a dead executor's runs may still live: that is
+        ended before its rows are given back."""
+        dead = []
+        try:
+            for other in others:
+                if alive.is_dead(other.alive):
+                    alive.end_strays(other.token)
+                    dead.append(other.token)
+        finally:
+            self._dead = dead
+            self._work_done()
+
+    def _release_dead(self) -> None:
+        if self._dead is None:
             return
-        for row in self._store.unpacked(20):
-            future = self._packer.submit(
-                files.write_refusal,
-                self._options.workflow_temp,
-                self._options.download_files,
-                row.id,
-                row.reason or "no reason is known",
-            )
-            future.add_done_callback(lambda _: self.poke())
-            self._refusals.append((row.id, future))
+        dead, self._dead, self._searching = self._dead, None, False
+        self._look_again()
+        if dead:
+            # One that cannot be written now is found again by the next sweep.
+            released = self._store.release(dead, self._options.max_attempts)
+            fail_point("execute:released")
+            self._say_released(released)
+            self._pack_refusals()
 
-    def _attach_refusals(self) -> None:
-        for id, future in [one for one in self._refusals if one[1].done()]:
-            self._refusals.remove((id, future))
-            try:
-                name = future.result()
-                fail_point("execute:refusal-packed")
-                self._store.attach(id, name)
-                fail_point("execute:refusal-attached")
-                now = self._store.get(id)
-                if now is None or now.output_file != name:
-                    # Somebody else was faster, or the row was deleted.
-                    (self._options.download_files / name).unlink(missing_ok=True)
-            except (PeachError, OSError) as error:
-                logger.warning("workflow %d: %s", id, error)
+    def _say_released(self, released: list[Released]) -> None:
+        for one in released:
+            what = "ended in error, its attempts are used up" if one.ended else "back in the queue"
+            logger.warning(
+                "workflow %d: its executor on %s vanished (attempt %d); %s", one.id, one.host, one.attempt, what
+            )
 
     def _claim(self) -> None:
         free = self._options.slots - len(self._attempts)
@@ -333,13 +363,9 @@ class ExecuteLoop:
         if self._runner is None or time.monotonic() < self._claim_at:
             return
         self._look = False
-        space = files.free_space(self._options.workflow_temp)
-        if space < self._options.free_space:
-            self._pause(
-                f"less than {self._options.free_space >> 20} MiB (limits.free_space) are free below"
-                f" {self._options.workflow_temp}: nothing is started",
-                until_claim=True,
-            )
+        low = files.too_little_space(self._options.workflow_temp, self._options.free_space)
+        if low is not None:
+            self._pause(f"{low}: nothing is started", until_claim=True)
             return
         claims = self._store.claim(
             self._executor,
@@ -351,103 +377,74 @@ class ExecuteLoop:
         fail_point("execute:claimed")
         if self._until_claim:
             self._go_on()
-        self.idle = not claims
+        self.idle = not claims and not self._searching
         for claim in claims:
-            self._start(claim)
+            self._prepare(claim)
 
-    def _start(self, claim: Claim) -> None:
+    def _prepare(self, claim: Claim) -> None:
         options = self._options
-        try:
-            text = self._script(claim)
-            folder = files.prepare_attempt(options.workflow_temp, claim.id, claim.attempt, claim.resumed)
-            fail_point("execute:prepared")
-            copy = folder.folder.parent / "script.py"
-            files.write(copy, text)
-            fail_point("execute:written")
-        except (files.FilesError, OSError) as error:
-            # The host's fault, not the workflow's: a full disk does not count, anything else does, so that it ends.
-            self._claim_at = time.monotonic() + 5.0
-            self._pause(str(error))
-            self._hand_back(claim, vanished=not isinstance(error, files.DiskFull), reason=str(error))
-            return
-        except Exception as error:  # noqa: BLE001 - one row must not end the executor, nor the rest of its batch
-            self._end_without_run(claim, str(error) or type(error).__name__)
-            return
-        attempt = Attempt(claim, folder, str(copy))
+        attempt = Attempt(claim, files.attempt_folder(options.workflow_temp, claim.id, claim.attempt))
+        attempt.prepared = self._preparer.submit(
+            prepare, claim, options.queue, options.workflow_temp, edited=options.edited
+        )
+        self._attempts[attempt.key] = attempt
+        attempt.prepared.add_done_callback(lambda _: self._work_done())
+
+    def _start_prepared(self) -> None:
+        for attempt in [one for one in self._attempts.values() if one.run is None and one.prepared.done()]:
+            claim = attempt.claim
+            if self._end_unwanted(attempt):
+                continue
+            try:
+                attempt.prepared.result()
+            except (files.FilesError, OSError) as error:
+                # The host's fault, not the workflow's: a full disk does not count, anything else does, so that it ends.
+                self._not_started(attempt, str(error), vanished=not isinstance(error, files.DiskFull))
+                continue
+            except Exception as error:  # noqa: BLE001 - one row must not end the executor, nor the rest of its batch
+                self._attempts.pop(attempt.key)
+                self._ends.refuse(claim, str(error) or type(error).__name__)
+                continue
+            if self._runner is None:
+                return
+            try:
+                self._start(attempt, self._runner)
+            except SupervisorLost:
+                self._supervisor_lost()  # the next one starts it, and the others of its batch
+                return
+            except OSError as error:
+                self._not_started(attempt, f"its process cannot be started: {error}", vanished=True)
+
+    def _start(self, attempt: Attempt, runner: Runner) -> None:
+        options, claim, folder = self._options, attempt.claim, attempt.folder
         job = Job(
             queue_id=claim.id,
             attempt=claim.attempt,
-            script=str(copy),
+            script=str(folder.script),
             hub=claim.row.hub or str(options.hub),
             scheduler=claim.row.scheduler or options.scheduler,
             workers=options.workers,
             folder=str(folder.folder),
             download_workflows=str(options.download_workflows),
             download_files=str(options.download_files),
+            published=str(folder.published),
             results=str(folder.results),
             reuse=claim.resumed,
             debug=options.debug,
             reach=options.reach,
         )
-        self._attempts[attempt.key] = attempt
-        try:
-            if self._runner is None:
-                raise SupervisorLost
-            attempt.run = self._runner.start(attempt.key, job, folder.output)
-            fail_point("execute:started")
-        except SupervisorLost:
-            # The others of this batch want their claims looked after too.
-            self._supervisor_lost()
-            return
-        except OSError as error:
-            self._attempts.pop(attempt.key)
-            self._claim_at = time.monotonic() + 5.0
-            self._pause(f"no process can be started: {error}")
-            self._hand_back(claim, vanished=True, reason=f"its process cannot be started: {error}")
-            return
+        attempt.run = runner.start(attempt.key, job, folder.output)
+        fail_point("execute:started")
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
         self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
         self._observer(claim, {"event": "started", "attempt": claim.attempt, "resumed": claim.resumed})
 
-    def _script(self, claim: Claim) -> str:
-        """The text to run: the file's as far as it may be trusted, else rendered from the row. Raises PeachError."""
-        name = claim.row.execution_file
-        if Path(name).name != name or "\0" in name:
-            # Clients write this column too.
-            raise PeachError(f"execution_file {printable(name)!r} is a path, not a name in the queue folder")
-        text = files.read_script(self._options.queue / name)
-        foreign = is_foreign(claim.row.workflow_json)
-        rendered = None if foreign else render_row(claim.row.workflow_json, name)
-        header = script.read_header(text, rendered) if text is not None else None
-        if text is not None and header is not None and header.state == "intact":
-            return text
-        if text is not None and header is not None and header.state == "edited":
-            if self._options.edited:
-                return text
-            raise PeachError(
-                f"the script {printable(name)} was edited after it was written",
-                "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
-            )
-        if rendered is None:
-            if text is not None and header is None and self._options.edited:
-                return text
-            raise PeachError("the workflow has no nodes", "only `peachctl watch` runs scripts of somebody's own")
-        if text is None or header is not None:
-            files.place(self._options.queue, name, rendered)
-            fail_point("execute:rendered")
-        return rendered
-
-    def _end_without_run(self, claim: Claim, reason: str) -> None:
-        logger.warning("workflow %d: %s", claim.id, reason)
-        name = ""
-        try:
-            name = files.write_refusal(self._options.workflow_temp, self._options.download_files, claim.id, reason)
-            fail_point("execute:failure-packed")
-        except (PeachError, OSError) as error:
-            logger.warning("workflow %d: its log could not be packed: %s", claim.id, error)
-        self._unwritten.append(_End(claim, Verdict(Status.ERROR, reason), name))
-        self.poke()
+    def _not_started(self, attempt: Attempt, reason: str, *, vanished: bool) -> None:
+        self._attempts.pop(attempt.key)
+        self._claim_at = time.monotonic() + 5.0
+        self._pause(reason)
+        self._hand_back(attempt.claim, vanished=vanished, reason=reason)
 
     def _limits(self) -> None:
         now = time.monotonic()
@@ -464,6 +461,8 @@ class ExecuteLoop:
                         attempt.run.end(self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
+        if self.idle and not self.busy and not self.lingers:
+            return 0.0
         now = time.monotonic()
         due = [timeout, self._next_beat - now, self._next_sweep - now]
         if self._draining_until is not None and self._attempts:
@@ -474,6 +473,12 @@ class ExecuteLoop:
         return max(0.0, min(due))
 
     # What happens meanwhile
+
+    def _work_done(self) -> None:
+        """A thread of ours has done its work; `step` sees to it."""
+        with self._done_lock:
+            if self._done >= 0:
+                os.eventfd_write(self._done, 1)
 
     def _woken(self) -> None:
         os.eventfd_read(self.wake)
@@ -492,7 +497,7 @@ class ExecuteLoop:
                 self._observer(attempt.claim, event)
 
     def _write_changes(self) -> None:
-        """Progress and nodes, at most every 0.2 s for one run; the rest with its end."""
+        """Progress and nodes, at most every 0.2 s for one run; the rest with its end. Raises UnreachableError."""
         now = time.monotonic()
         for attempt in self._attempts.values():
             due = now - attempt.written_at >= 0.2
@@ -504,9 +509,9 @@ class ExecuteLoop:
                 self._store.report(attempt.claim, attempt.percent, states)
                 fail_point("execute:reported")
                 attempt.written_percent = attempt.percent
-            except UnreachableError as error:
+            except UnreachableError:
                 attempt.changed.update((state.id, None) for state in states)
-                self._pause(error.message)
+                raise
 
     def _runs_ended(self) -> None:
         assert self._runner is not None
@@ -524,91 +529,37 @@ class ExecuteLoop:
     def _run_ended(self, attempt: Attempt, end: Ended) -> None:
         self._hear(attempt)
         self._close_run(attempt)
-        done = attempt.heard_end
+        if self._end_unwanted(attempt):
+            return
+        if end.silent and attempt.limit is None:
+            self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
+            return
+        self._end(attempt, end.code, end.memory)
+
+    def _end_unwanted(self, attempt: Attempt) -> bool:
+        """Ends an attempt whose run is over, or was not started, where it is not wanted any more; whether it was so."""
         if attempt.wanted in (Wanted.DELETED, Wanted.LOST):
             self._attempts.pop(attempt.key)
             if attempt.wanted is Wanted.DELETED:
-                self._remove(attempt.claim.id)
+                self._ends.remove(attempt.claim.id)
             self._observer(
                 attempt.claim,
                 {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""},
             )
-            return
-        if attempt.drained and not done and attempt.wanted is Wanted.GO_ON:
+        elif attempt.wanted is Wanted.CANCELLED:
+            self._end(attempt, 0, 0)
+        elif attempt.drained and not attempt.heard_end:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
-            return
-        # Also where this very step stalled (a locked database): the supervisor heard no beat meanwhile.
-        starved = attempt.starved or time.monotonic() - self._renewed > self._options.orders_after
-        if starved and end.code < 0 and not done and attempt.wanted is Wanted.GO_ON:
-            self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
-            return
-        verdict = attempt.verdict(end.code, end.memory)
+        else:
+            return False
+        return True
+
+    def _end(self, attempt: Attempt, code: int, memory: int) -> None:
+        verdict = attempt.verdict(code, memory)
         self._attempts.pop(attempt.key)
-        self._publish(attempt, verdict)
+        self._ends.add(attempt, verdict)
 
-    def _publish(self, attempt: Attempt, verdict: Verdict) -> None:
-        try:
-            if verdict.status is not Status.SUCCESS:
-                text = log_text(attempt.claim, verdict, attempt.nodes.values())
-                files.write_log(attempt.folder.folder, text)
-                fail_point("execute:logged")
-            folder = files.publish(attempt.folder)
-            fail_point("execute:published")
-        except Exception as error:  # noqa: BLE001 - a service may have done anything to its folder
-            logger.warning("workflow %d: %s", attempt.claim.id, error)
-            reason = f"{verdict.reason}; and its" if verdict.reason else "its"
-            failed = Verdict(Status.ERROR, f"{reason} output could not be published: {error}")
-            self._unwritten.append(_End(attempt.claim, failed, "", list(attempt.nodes.values())))
-            return
-        attempt.move_outputs(folder)
-        packing = _Packing(attempt, verdict, folder)
-        self._pack(packing)
-        self._packing.append(packing)
-
-    def _pack(self, packing: _Packing) -> None:
-        options, id = self._options, packing.attempt.claim.id
-        packing.future = self._packer.submit(files.pack, packing.folder, options.download_files, id)
-        packing.future.add_done_callback(lambda _: self.poke())
-
-    def _collect_packed(self) -> None:
-        self._attach_refusals()
-        for packing in [one for one in self._packing if one.future.done()]:
-            verdict, name = packing.verdict, ""
-            try:
-                name = packing.future.result()
-                fail_point("execute:packed")
-            except files.DiskFull as error:
-                # It is a matter of time, not of the workflow; the claim is renewed meanwhile.
-                self._pause(error.message)
-                if time.monotonic() >= packing.again_at and not self._closing:
-                    packing.again_at = time.monotonic() + 5.0
-                    self._pack(packing)
-                continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, the workflow's end must be written
-                reason = f"{verdict.reason}; and its" if verdict.reason else "its"
-                verdict = Verdict(Status.ERROR, f"{reason} output could not be packed: {error}")
-            self._packing.remove(packing)
-            nodes = list(packing.attempt.nodes.values())
-            self._unwritten.append(_End(packing.attempt.claim, verdict, name, nodes))
-        still = []
-        for end in self._unwritten:
-            try:
-                held = self._store.finish(
-                    end.claim,
-                    end.verdict.status,
-                    reason=end.verdict.reason,
-                    output_file=end.output_file,
-                    nodes=end.nodes,
-                )
-                fail_point("execute:finished")
-            except UnreachableError as error:
-                self._pause(error.message)
-                still.append(end)
-                continue
-            self._say_ended(end, held=held)
-        self._unwritten = still
-
-    def _say_ended(self, end: _End, *, held: bool) -> None:
+    def _say_ended(self, end: End, held: bool) -> None:
         claim, verdict = end.claim, end.verdict
         if not held:
             logger.warning("workflow %d: cancelled, deleted or taken over before its end could be written", claim.id)
@@ -624,31 +575,27 @@ class ExecuteLoop:
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
         try:
+            if self._away:
+                raise UnreachableError("the database does not answer")
             self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
             fail_point("execute:given-back")
         except UnreachableError as error:
             # The lease runs out, or our lock is found free: somebody gives it back for us.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
-            self._owed = True
+            self._away = self._owed = True
         self._observer(claim, {"event": "given back", "reason": reason})
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)
         self._attempts.pop(attempt.key, None)
         try:
-            self._store.report(attempt.claim, None, attempt.take_changes())
-            fail_point("execute:last-reported")
+            if not self._away:
+                self._store.report(attempt.claim, None, attempt.take_changes())
+                fail_point("execute:last-reported")
         except UnreachableError as error:
-            logger.warning("workflow %d: %s", attempt.claim.id, error.message)
+            self._unreachable(error)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
         self._look_again()
-
-    def _remove(self, id: int) -> None:
-        try:
-            files.remove_workflow(self._options.workflow_temp, id)
-            fail_point("execute:removed")
-        except (PeachError, OSError) as error:
-            logger.warning("workflow %d: %s", id, error)
 
     def _close_run(self, attempt: Attempt) -> None:
         if attempt.run is not None:
@@ -662,50 +609,27 @@ class ExecuteLoop:
             self._selector.unregister(self._runner.fileno())
             self._runner.close()
             self._runner = None
-        for attempt in list(self._attempts.values()):
+        for attempt in [one for one in self._attempts.values() if one.run is not None]:
             self._hear(attempt)
+            self._close_run(attempt)
             if attempt.wanted is Wanted.CANCELLED or attempt.heard_end:
-                self._close_run(attempt)
-                self._attempts.pop(attempt.key)
-                self._publish(attempt, attempt.verdict(0, 0))
+                self._end(attempt, 0, 0)
             else:
-                started = attempt.run is not None
-                self._give_back(attempt, vanished=started, reason="the process that starts workflows died")
+                self._give_back(attempt, vanished=True, reason="the process that starts workflows died")
+
+    def _unreachable(self, error: UnreachableError) -> None:
+        self._away = True
+        self._pause(error.message, away=error)
 
     def _go_on(self) -> None:
         if self.paused is not None:
             logger.info("going on")
-            self.paused, self._until_claim = None, False
+            self.paused, self.away, self._until_claim = None, None, False
 
-    def _pause(self, why: str, *, until_claim: bool = False) -> None:
+    def _pause(self, why: str, *, until_claim: bool = False, away: UnreachableError | None = None) -> None:
         """Says once why nothing goes on: until the database answers again, or until something can be claimed."""
-        self._until_claim = until_claim
+        self._until_claim, self.away = until_claim, away
         if self.paused != why:
             logger.warning("%s", why)
             self.paused = why
         self._next_sweep = time.monotonic() + min(1.0, self._options.sweep)
-
-
-# What was filed was within the limits of its day.
-_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
-_MD5 = re.compile(r"_([0-9a-f]{32})_")
-
-
-def render_row(workflow_json: str, execution_file: str) -> str:
-    """The script of a row, always the same. Raises PeachError where the row holds no workflow any more."""
-    try:
-        workflow = wire.workflow_from_json(workflow_json, _ANY)
-    except PeachError as error:
-        raise PeachError(
-            f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
-        ) from error
-    found = _MD5.search(execution_file)
-    return script.render(workflow, found[1] if found else "")
-
-
-def is_foreign(workflow_json: str) -> bool:
-    """Whether the row stands for a script that peachctl did not write (`watch` files it without nodes)."""
-    try:
-        return not wire.workflow_from_json(workflow_json, _ANY).nodes
-    except PeachError:
-        return False

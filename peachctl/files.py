@@ -6,6 +6,7 @@ The layout of one workflow below `workflow_temp`:
     workflow_<id>/                      what services made available, and the logs: published at the end of an attempt
     .workflow_<id>/<attempt>/           one attempt; `workflow_<id>/` in it becomes the published folder
     .workflow_<id>/<attempt>/output.log what the attempt's processes wrote to stdout and stderr
+    .workflow_<id>/<attempt>/script.py  the script that it runs
     .workflow_<id>/results/             results of nodes, kept so that the next attempt can go on from them
 
 Clients run as another user of a common group (contract, "Shared storage"): folders get 2750 and files 0640 whatever
@@ -57,11 +58,18 @@ class DiskFull(FilesError):
 
 @dataclass(frozen=True, slots=True)
 class AttemptFolder:
-    """Where one attempt works: folder becomes the published one, results are kept, output is the captured output."""
+    """Where one attempt works: folder becomes the published one, results are kept, output is the captured output,
+    script is what it runs."""
 
     folder: Path
     results: Path
     output: Path
+    script: Path
+
+    @property
+    def published(self) -> Path:
+        """Where `folder` is once the attempt has ended."""
+        return self.folder.parent.parent.parent / self.folder.name
 
 
 @contextmanager
@@ -142,6 +150,14 @@ def free_space(path: Path) -> int:
     with _told("cannot be examined", path):
         found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def too_little_space(path: Path, floor: int) -> str | None:
+    """The sentence that less than `floor` bytes (limits.free_space) are free where `path` is; None where it is more.
+    Raises FilesError."""
+    if free_space(path) >= floor:
+        return None
+    return f"less than {floor >> 20} MiB (limits.free_space) are free below {path}"
 
 
 def clean_temporaries(folder: Path) -> int:
@@ -264,6 +280,22 @@ def _remove(path: Path) -> None:
         raise FilesError(f"{printable(str(path))} cannot be removed: its folders are nested too deep") from error
 
 
+def attempt_folder(workflow_temp: Path, id: int, attempt: int) -> AttemptFolder:
+    """The paths of an attempt, whether they are there or not."""
+    home = workflow_temp / f".workflow_{id}"
+    mine = home / str(attempt)
+    return AttemptFolder(mine / f"workflow_{id}", home / "results", mine / "output.log", mine / "script.py")
+
+
+def _refuse_overtaken(home: Path, id: int, attempt: int) -> list[tuple[int, Path]]:
+    """The folders of a row's attempts. Raises FilesError where there is one of a later attempt: who has an earlier one
+    in hand has lost its claim, and must leave them alone."""
+    found = _attempts(home)
+    if found and found[0][0] > attempt:
+        raise FilesError(f"workflow {id}: attempt {attempt} was overtaken by attempt {found[0][0]}")
+    return found
+
+
 def prepare_attempt(workflow_temp: Path, id: int, attempt: int, resumed: bool) -> AttemptFolder:
     """The folders that an attempt starts with.
 
@@ -276,26 +308,23 @@ def prepare_attempt(workflow_temp: Path, id: int, attempt: int, resumed: bool) -
         if not _is_folder(home):
             _remove(home)
         make_folder(home)
-        mine = home / str(attempt)
-        found = _attempts(home)
-        if found and found[0][0] > attempt:
-            raise FilesError(f"workflow {id}: attempt {attempt} was overtaken by attempt {found[0][0]}")
-        earlier = [path for number, path in found if number < attempt]
+        wanted = attempt_folder(workflow_temp, id, attempt)
+        folder, mine = wanted.folder, wanted.folder.parent
+        earlier = [path for number, path in _refuse_overtaken(home, id, attempt) if number < attempt]
         if resumed and earlier and not mine.exists():
             earlier.pop(0).rename(mine)
         for path in earlier:
             _remove(path)
         if not resumed:
             _remove(mine)
-            _remove(home / "results")
+            _remove(wanted.results)
         make_folder(mine)
-        folder = mine / f"workflow_{id}"
         published = workflow_temp / f"workflow_{id}"
         if resumed and not folder.exists() and _is_folder(published):
             published.rename(folder)
         make_folder(folder)
-        make_folder(home / "results", PRIVATE_MODE)
-        return AttemptFolder(folder, home / "results", mine / "output.log")
+        make_folder(wanted.results, PRIVATE_MODE)
+        return wanted
 
 
 def publish(attempt: AttemptFolder) -> Path:
@@ -303,7 +332,7 @@ def publish(attempt: AttemptFolder) -> Path:
     replaced. Done already, it does nothing. Raises DiskFull, FilesError."""
     folder = attempt.folder
     home = folder.parent.parent
-    target = home.parent / folder.name
+    target = attempt.published
     with _told(f"{folder.name} cannot be published"):
         if not folder.exists() and _is_folder(target):
             return target
@@ -371,15 +400,18 @@ def _link_new(temporary: Path, folder: Path, id: int) -> str:
             micros += 1
 
 
-def write_refusal(workflow_temp: Path, download_files: Path, id: int, reason: str) -> str:
+def write_refusal(workflow_temp: Path, download_files: Path, id: int, attempt: int, reason: str) -> str:
     """Packs an output for a row that ended without a run, and returns its name: clients show no reason, so
-    `workflow_<id>/peachctl.log` says it, beside what an earlier attempt left. Raises DiskFull, FilesError."""
+    `workflow_<id>/peachctl.log` says it, beside what an earlier attempt left.
+
+    attempt: the row's last one, 0 for none. Raises DiskFull, FilesError; the latter where a later attempt is there.
+    """
     home = workflow_temp / f".workflow_{id}"
     target = workflow_temp / f"workflow_{id}"
     with _told(f"workflow {id}: its log cannot be written"):
-        for _, path in _attempts(home):
+        for number, path in _refuse_overtaken(home, id, attempt):
             if _is_folder(path / target.name):
-                publish(AttemptFolder(path / target.name, home / "results", path / "output.log"))
+                publish(attempt_folder(workflow_temp, id, number))
                 break
         make_folder(target)
         write_log(target, f"workflow {id}: error\n{mask(reason)}\n")

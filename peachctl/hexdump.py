@@ -1,4 +1,4 @@
-"""The bytes of a refused message around the spot that is wrong."""
+"""A refused message around the spot that is wrong: its bytes, or the line of its text."""
 
 from peachctl.masking import mask
 
@@ -21,3 +21,15 @@ def around(body: bytes, offset: int, *, reveal: bool = False) -> list[str]:
     if offset >= len(body):
         lines.append(f"{len(body):08x}  (the message ends here)")
     return lines
+
+
+def around_text(text: str, line: int, column: int, *, reveal: bool = False) -> list[str]:
+    """The piece of a line (both from 1) with a caret under the column. Not shown where the text holds a password."""
+    if not reveal and mask(text) != text:
+        return ["(its text holds a password; --reveal shows it)"]
+    lines = text.split("\n")
+    whole = lines[line - 1] if line <= len(lines) else ""
+    start = max(0, column - 33)
+    shown = "".join(char if char.isprintable() else "." for char in whole[start : start + 64])
+    before = f"{line:>5}  {'…' if start else ''}"
+    return [f"{before}{shown}{'…' if start + 64 < len(whole) else ''}", " " * (len(before) + column - 1 - start) + "^"]

@@ -10,6 +10,9 @@ The protocol (the database is authoritative; the bus delivers at least once; eve
 - A message that cannot be decoded becomes a letter. One that can but must not run (duplicate ids, a cycle, an unknown
   service, ...) becomes a row that ended in error at once, with a packed output that says why, and a letter.
 - What is acknowledged is filed, whatever became of it: a bad message never blocks the ones behind it.
+- A file of the inbox may have been written on after it was filed. What it holds then is another message: filed as well,
+  under the next partition number of its origin. (In a topic of Kafka another message at a known origin is something
+  else: the topic was made anew, and ingest stops.)
 
 What a kill leaves behind, and who mends it:
 
@@ -27,17 +30,18 @@ hub is missing, unreadable or empty: the last is no reason to refuse workflows.
 
 import hashlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
-from peachctl.errors import PeachError, UnreachableError, WireError
+from peachctl.errors import MadeAnewError, PeachError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
@@ -48,12 +52,14 @@ from peachctl.workflow import Problem, Service, Workflow, check
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Judged: TypeAlias = tuple[Entry | None, Letter | None, Workflow | None]
 
 _BODY_KEPT = 1 << 20  # of a letter
 _TOLD = 20  # problems in a reason
 _TRIES = 1000
 _RELAYED = 200
 _HUB_AGE = 10.0
+_NOT_FINITE = re.compile(r'"(?:NaN|-?Infinity)"')
 # What is filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
@@ -62,10 +68,11 @@ class HubMissing(PeachError):
     """The service hub is missing, unreadable or empty: nothing can be said of any workflow now."""
 
 
-def entry_of(workflow: Workflow, body: bytes, priority: int = 1) -> Entry:
-    """The row of a decoded workflow. body: the message as it came, Avro or JSON; the script's name carries the MD5 of
-    the Avro message, for which JSON is encoded."""
-    md5 = hashlib.md5(wire.encode_workflow(workflow), usedforsecurity=False).hexdigest()
+def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> Entry:
+    """The row of a decoded workflow. body: the message as it came; name: as for `wire.decode_file`. The script's name
+    carries the MD5 of the Avro message, for which JSON is encoded."""
+    message = wire.encode_workflow(workflow) if wire.may_be_json(name) else body
+    md5 = hashlib.md5(message, usedforsecurity=False).hexdigest()
     return Entry(
         user=workflow.user,
         name=workflow.name,
@@ -79,7 +86,17 @@ def entry_of(workflow: Workflow, body: bytes, priority: int = 1) -> Entry:
 def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, priority: int = 1) -> Entry:
     """A workflow file as it would be filed, for commands that hold one in hand. name: says by its ending whether it
     is JSON (`wire.decode_file`). Raises PeachError with all that is wrong with it, a problem a line."""
-    known = _services(hub)
+    return entry_of(_checked(body, name, hub, limits), body, name, priority)
+
+
+def prepare_message(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> bytes:
+    """A workflow file as the message that it becomes on Kafka; else as `prepare_entry`."""
+    workflow = _checked(body, name, hub, limits)
+    return wire.encode_workflow(workflow) if wire.may_be_json(name) else body
+
+
+def _checked(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> Workflow:
+    known = known_services(hub)
     try:
         workflow = wire.decode_file(body, name, limits)
     except WireError as error:
@@ -88,7 +105,7 @@ def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, prio
     if problems:
         lines = [f"{problem.where}: {problem.message}" for problem in problems]
         raise PeachError(mask("\n".join(f"{printable(name)}: {line}" for line in lines)))
-    return entry_of(workflow, body, priority)
+    return workflow
 
 
 def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
@@ -121,25 +138,37 @@ def file_entries(store: Store, entries: Sequence[Entry], queue_folder: Path) -> 
     script is the event). Raises PeachError; rows whose script could not be placed are owed and repaired by `Ingest`."""
     filed = unique_names(entries, store.file)
     fail_point("ingest:submitted")
+    place_scripts(store, filed, queue_folder)
+    return filed
+
+
+def place_scripts(store: Store, filed: Sequence[Filed], queue_folder: Path) -> None:
+    """Places the scripts of rows that were filed just now: in an embedded installation they are the events. Raises
+    PeachError; what could not be placed is owed, and repaired by `Ingest`."""
     for one in filed:
         row = store.get(one.id)
         if row is not None:
             _place(queue_folder, row)
     store.announced([one.id for one in filed])
     fail_point("ingest:submitted-announced")
-    return filed
 
 
-def _place(queue_folder: Path, row: Row) -> None:
-    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own."""
+def _place(queue_folder: Path, row: Row, workflow: Workflow | None = None) -> None:
+    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own.
+
+    workflow: what the row was filed from, where that is at hand: what is decoded from the row again takes a third of
+    all that a message costs. It renders the same, but for numbers that JSON has no words for.
+    """
     found = names.parse_script_name(row.execution_file)
-    workflow = wire.workflow_from_json(row.workflow_json, _ANY)
+    if workflow is None or _NOT_FINITE.search(row.workflow_json):
+        workflow = wire.workflow_from_json(row.workflow_json, _ANY)
     if row.status is Status.QUEUED and workflow.nodes:
         files.place(queue_folder, row.execution_file, script.render(workflow, found[1] if found else ""))
         fail_point("ingest:placed")
 
 
-def _services(hub: Hub) -> dict[str, dict[int, Service]]:
+def known_services(hub: Hub) -> dict[str, dict[int, Service]]:
+    """The services to check against. Raises HubMissing where there are none."""
     known = hub.by_name
     if not known:
         raise HubMissing(f"the service hub {hub.folder} holds no service", "set folders.hub")
@@ -181,9 +210,12 @@ class Ingest:
         self._services: dict[str, dict[int, Service]] = {}
         self._loaded = -_HUB_AGE
         self._hand: list[Message] = []
+        self._fresh: dict[str, Workflow] = {}
         self._owed = True
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
+        self.away: UnreachableError | None = None
+        """The error of the database or the broker where that is the reason."""
 
     def repair(self) -> None:
         """Mends what a killed process left: temporary files, scripts and events that are owed, refusals not packed.
@@ -204,8 +236,8 @@ class Ingest:
     def step(self, timeout: float) -> int:
         """Takes and handles one batch, waiting at most `timeout` seconds for it; returns how many messages it had.
 
-        Returns 0 while paused, after some of that time. Raises StateError where a known origin holds another message
-        (the topic was made anew), and ConfigError from the store; never because of what a message holds.
+        Returns 0 while paused, after some of that time. Raises MadeAnewError where a known origin holds another message
+        (nothing of the batch is acknowledged), RefusedError, and ConfigError; never because of what a message holds.
         """
         try:
             self._look_out()
@@ -220,22 +252,33 @@ class Ingest:
             return 0
         if self.paused is not None:
             logger.info("going on")
-            self.paused = None
+            self.paused = self.away = None
         handled, self._hand = len(self._hand), []
         if handled:
             self._on_step(handled)
         return handled
 
+    def drained(self) -> bool:
+        """Whether all that was there when the bus was opened is filed; asked after a step that had no messages."""
+        if self.paused is not None or self._hand:
+            return False
+        try:
+            return self._bus.drained()
+        except UnreachableError as error:
+            self._pause(error)
+            return False
+
+    def lag(self) -> int | None:
+        """Messages that wait in the transport; None where it does not say."""
+        return self._bus.lag()
+
     def _look_out(self) -> None:
         """Raises what stands against taking messages now."""
         if time.monotonic() - self._loaded > _HUB_AGE:
             self._reload_hub()
-        free = files.free_space(self._queue_folder)
-        if free < self._free_space:
-            raise files.DiskFull(
-                f"only {free >> 20} MiB are free below {self._queue_folder} (limits.free_space is"
-                f" {self._free_space >> 20} MiB): nothing is ingested"
-            )
+        low = files.too_little_space(self._queue_folder, self._free_space)
+        if low is not None:
+            raise files.DiskFull(f"{low}: nothing is ingested")
 
     def _reload_hub(self) -> None:
         self._loaded = -_HUB_AGE
@@ -243,23 +286,31 @@ class Ingest:
             hub = self._load_hub()
         except PeachError as error:
             raise HubMissing(f"{error.message}: nothing is ingested", error.hint) from error
-        self._services = _services(hub)
+        self._services = known_services(hub)
         self._loaded = time.monotonic()
 
-    def _handle(self, messages: Sequence[Message]) -> None:
+    def _handle(self, hand: Sequence[Message]) -> None:
+        messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
-        entries = [entry for entry, _ in judged if entry is not None]
-        letters = [letter for _, letter in judged if letter is not None]
+        entries = [entry for entry, _, _ in judged if entry is not None]
+        letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
-            filed = unique_names(entries, lambda named: self._store.file(named, letters))
+            filed = self._file(entries, letters)
             fail_point("ingest:filed")
+            decoded = [workflow for entry, _, workflow in judged if entry is not None]
+            self._fresh = {
+                one.execution_file: workflow
+                for one, workflow in zip(filed, decoded, strict=True)
+                if one.new and workflow is not None
+            }
             self._say(judged, filed)
             for entry, one in zip(entries, filed, strict=True):
                 row = self._store.get(one.id) if entry.refused else None
                 if row is not None:
                     self._pack_refusal(row)
         self._relay()
-        for message, (_, letter) in zip(messages, judged, strict=True):
+        self._fresh = {}
+        for message, (_, letter, _) in zip(messages, judged, strict=True):
             if letter is not None:
                 self._bus.reject(message, letter.reason)
                 fail_point("ingest:rejected")
@@ -267,33 +318,46 @@ class Ingest:
             self._bus.ack(messages)
             fail_point("ingest:acked")
 
-    def _judge(self, message: Message) -> tuple[Entry | None, Letter | None]:
-        """What is filed of a message: an entry, a letter, or both (a refused workflow)."""
+    def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
+        try:
+            return unique_names(entries, lambda named: self._store.file(named, letters))
+        except StateError as error:
+            raise MadeAnewError(error.message, error.hint) from error
+
+    def _as_it_is_now(self, message: Message) -> Message:
+        """The message of a file, with an origin of its own where another content was filed from there."""
+        origin, sha256 = message.origin, hashlib.sha256(message.body).hexdigest()
+        while (known := self._store.outcome(origin)) is not None and known.sha256 not in (None, sha256):
+            origin = replace(origin, partition=origin.partition + 1)
+        return replace(message, origin=origin)
+
+    def _judge(self, message: Message) -> _Judged:
+        """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""
         try:
             return self._judge_body(message)
         except PeachError:
             raise
         except Exception as error:  # a bug of ours that one message finds must not block the others
             logger.exception("a message could not be read; this is a mistake in peachctl")
-            return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None)
+            return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None), None
 
-    def _judge_body(self, message: Message) -> tuple[Entry | None, Letter | None]:
+    def _judge_body(self, message: Message) -> _Judged:
         if message.size is not None:
             text = f"message of {message.size} bytes, the limit is {len(message.body) - 1}"
-            return None, self._letter(message, "too-large", text, "", None)
+            return None, self._letter(message, "too-large", text, "", None), None
         try:
             workflow = wire.decode_file(message.body, message.file or "", self._limits)
         except WireError as error:
-            return None, self._letter(message, "malformed", error.message, error.field, error.offset)
-        entry = replace(entry_of(workflow, message.body, message.priority), origin=message.origin)
+            return None, self._letter(message, "malformed", error.message, error.field, error.offset), None
+        entry = replace(entry_of(workflow, message.body, message.file or "", message.priority), origin=message.origin)
         problems = self._problems(workflow)
         if not problems:
-            return entry, None
+            return entry, None, workflow
         sentence = mask("; ".join(problem.message for problem in problems[:_TOLD]))
         if len(problems) > _TOLD:
             sentence += f"; and {len(problems) - _TOLD} more"
         letter = self._letter(message, problems[0].code, sentence, problems[0].where, None)
-        return replace(entry, refused=sentence), letter
+        return replace(entry, refused=sentence), letter, None
 
     def _problems(self, workflow: Workflow) -> list[Problem]:
         problems = check(workflow, self._services)
@@ -315,9 +379,9 @@ class Ingest:
             received=time.time(),
         )
 
-    def _say(self, judged: Sequence[tuple[Entry | None, Letter | None]], filed: Sequence[Filed]) -> None:
+    def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed]) -> None:
         ids = iter(filed)
-        for entry, letter in judged:
+        for entry, letter, _ in judged:
             one = next(ids) if entry is not None else None
             if letter is not None:
                 where = letter.file if letter.file is not None else str(letter.origin)
@@ -331,7 +395,7 @@ class Ingest:
             return
         try:
             reason = row.reason or "no reason is known"
-            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, reason)
+            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
             fail_point("ingest:packed")
         except files.FilesError as error:
             logger.warning("%s", printable(error.message, 500))
@@ -355,7 +419,7 @@ class Ingest:
                     continue
                 waiting.append(row.id)
                 try:
-                    _place(self._queue_folder, row)
+                    _place(self._queue_folder, row, self._fresh.get(row.execution_file))
                 except WireError as error:
                     logger.warning("workflow %d: no script can be made of its row: %s", row.id, mask(error.message))
             acknowledged = self._bus.publish(waiting)
@@ -368,6 +432,7 @@ class Ingest:
 
     def _pause(self, error: PeachError) -> None:
         """Says once why nothing is taken."""
+        self.away = error if isinstance(error, UnreachableError) else None
         if self.paused != error.message:
             logger.warning("%s", printable(mask(error.message), 500))
             self.paused = error.message

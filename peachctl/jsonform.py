@@ -69,7 +69,7 @@ def workflow_to_json(workflow: Workflow) -> dict[str, object]:
             {
                 "id": node.id,
                 "service": {"id": node.service.id, "version": node.service.version},
-                "parameters": [_plain(value) for value in node.parameters],
+                "parameters": [parameter_to_json(value) for value in node.parameters],
                 "connections": [
                     None if feed is None else {"port_idx": feed.port_idx, "node_id": feed.node_id}
                     for feed in node.connections
@@ -103,7 +103,8 @@ def workflow_json_text(workflow: Workflow) -> str:
 _quoted = json.JSONEncoder(ensure_ascii=True).encode
 
 
-def _plain(value: Parameter) -> object:
+def parameter_to_json(value: Parameter) -> object:
+    """A parameter as a JSON value."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else _not_finite(value)
     return value
@@ -224,9 +225,12 @@ def parse_json(text: str | bytes, most: int) -> object:
             text = text.decode("utf-8-sig")
         value: object = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except UnicodeDecodeError as error:
-        raise WireError("text that is not UTF-8", offset=error.start) from None
+        # Python counts from behind the byte order mark.
+        raise WireError("text that is not UTF-8", offset=error.start + len(text) - len(error.object)) from None
     except json.JSONDecodeError as error:
-        raise WireError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise WireError(
+            f"no JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise WireError("JSON nested too deep") from None
     except ValueError:

@@ -75,6 +75,8 @@ def letter(one: Letter) -> dict[str, Any]:
         "file": one.file,
         "size": one.size,
         "received": at(one.received),
+        "code": one.reason.partition(":")[0],
+        "id": one.queue_id,
     }
 
 

@@ -2,36 +2,78 @@
 
 import hashlib
 import logging
+import os
 import signal
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peachctl import files, script, wire
+from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
 from peachctl.names import printable
+from peachctl.notify import Notifier
 from peachctl.store import Claim, Entry, ExecutionFileTaken, Status, Store
+from peachctl.stuck import Watch
 from peachctl.workflow import Workflow
 
+if TYPE_CHECKING:
+    from peachctl.bus.kafka_events import KafkaEvents
+
 logger = logging.getLogger(__name__)
+
+_ASKING = (signal.SIGTERM, signal.SIGINT)
+_AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
+
+
+ONCE_PATIENCE = 30.0
+"""Seconds for which `--once` waits for a server that is away."""
+
+STUCK = 300.0
+"""Seconds without the end of a step of ingest after which it is stuck: each call in it has a shorter time-out."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Stop:
-    """Signals that asked for an end: the first drains, the second ends at once."""
+    """Signals that asked for an end: the first drains, the second ends at once.
+
+    At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
+    and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
+    and the next executor takes it up.
+    """
 
     asked: int = 0
     interrupted: bool = False
     loop: ExecuteLoop | None = None
 
     def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ASKING:
             signal.signal(number, self._hear)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
+
+    def _see_to_it(self, signals: int) -> None:
+        """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
+        heard: list[int] = []
+        while len(heard) < 2:
+            heard += [number for number in os.read(signals, 64) if number in _ASKING]
+        if self.loop is not None:
+            self.loop.drain(at_once=True)
+        time.sleep(_AT_ONCE)
+        logger.warning("ended without waiting any longer; the next executor takes up what ran")
+        os._exit(Exit.INTERRUPTED if signal.SIGINT in heard else Exit.DONE)
 
     def _hear(self, number: int, _frame: object) -> None:
         self.asked += 1
@@ -43,28 +85,240 @@ class Stop:
         self.loop.drain(at_once=self.asked > 1)
 
 
-def serve_ingest(ingest: Ingest, *, once: bool) -> bool:
-    """`consume ingest`: until SIGTERM, or until what was there is filed. Returns whether it was Ctrl-C."""
-    stop = Stop()
-    stop.install()
-    ingest.repair()
+class Stopped(Exception):
+    """An end was asked for before there was anything to end."""
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long servers may be away: for ever, with `--once` some seconds."""
+
+    once: bool
+    since: float | None = None
+
+    def hear(self, away: UnreachableError | None) -> None:
+        """After each try. Raises `away` when it is enough."""
+        if away is None:
+            self.since = None
+            return
+        self.since = self.since or time.monotonic()
+        if self.once and time.monotonic() - self.since >= ONCE_PATIENCE:
+            raise away
+
+
+def waited_for(make: Callable[[], T], stop: Stop, *, once: bool) -> T:
+    """What `make` returns, tried again while a server is away. Raises its error when it is enough, RefusedError at
+    once, and Stopped."""
+    patience = Patience(once)
+    said = None
     while not stop.asked:
-        handled = ingest.step(0.0 if once else 0.5)
-        if once and not handled:
-            if ingest.paused is not None:
+        try:
+            return make()
+        except UnreachableError as error:
+            patience.hear(error)
+            if said != error.message:
+                logger.warning("%s; it is waited for", printable(error.message, 500))
+            said = error.message
+        time.sleep(0.5)
+    raise Stopped
+
+
+def queue_status(store: Store, running: int | None = None) -> str:
+    """What systemd shows of a consumer, such as `3 running, 12 queued`."""
+    try:
+        queued = store.counts().get(Status.QUEUED, 0)
+    except PeachError as error:
+        return error.message
+    return f"{queued} queued" if running is None else f"{running} running, {queued} queued"
+
+
+def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool, stuck: float = STUCK) -> None:
+    """`consume ingest`: until SIGTERM, or until what was there is filed. stuck: seconds after which a step that does
+    not return ends the process."""
+    notifier = Notifier()
+    patience = Patience(once)
+    began = False
+    wait = 0.0 if once else min(0.5, notifier.patience)
+    with Watch(stuck) as watch:
+        ingest.repair()
+        while not stop.asked:
+            watch.beat()
+            handled = ingest.step(wait)
+            began = began or ingest.paused is None
+            drained = once and not handled and ingest.drained()
+            patience.hear(ingest.away)
+            notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+            if drained:
+                return
+            if once and not handled and ingest.away is None and ingest.paused is not None:
                 raise PeachError(ingest.paused)
-            return False
-    return stop.interrupted
+            wait = wait or (0.0 if handled else 0.1)
+    notifier.stopping()
+
+
+def _lagging(said: str, lag: int | None) -> str:
+    return said if lag is None else f"{said}, lag {lag}"
+
+
+class IngestThread:
+    """`consume ingest` beside an executor: a thread of its own, for Kafka's polls go on while the executor is busy.
+
+    open_ingest: opens the loop with a store and a bus of its own, in the thread, and closes them.
+    """
+
+    def __init__(
+        self, open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]], wake: Callable[[], None]
+    ) -> None:
+        self._open = open_ingest
+        self._wake = wake
+        self._stop = Stop()
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self.error: BaseException | None = None
+        """What ended it, other than `stop`."""
+        self.beat = time.monotonic()
+        self.began = False
+        self.paused: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """No new batch is taken."""
+        self._stop.asked += 1
+
+    def join(self) -> None:
+        """Waits for the batch in hand, but not for ever: what is not acknowledged comes again."""
+        self.stop()
+        self._thread.join(15.0)
+
+    def _run(self) -> None:
+        try:
+            with self._open(self._stop) as (ingest, _):
+                ingest.repair()
+                while not self._stop.asked:
+                    handled = ingest.step(0.5)
+                    self.beat, self.paused = time.monotonic(), ingest.paused
+                    self.began = self.began or ingest.paused is None
+                    if handled:
+                        self._wake()
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self.error = error
+        self._wake()
+
+
+def serve_events(
+    loop: ExecuteLoop,
+    store: Store,
+    stop: Stop,
+    events: "KafkaEvents | None",
+    ingest: IngestThread | None,
+    *,
+    once: bool,
+) -> None:
+    """`consume execute` and `consume all` on Kafka: the executor in this thread, what wakes it in threads of their own.
+
+    An ingest that ends by itself ends the command: what runs is drained, then its error is raised. Events are hints: a
+    broker that is away, or a thread that hangs, does not stop the executor.
+    """
+    notifier = Notifier()
+    patience = Patience(once)
+    stop.loop = loop
+    failure: BaseException | None = None
+    try:
+        for part in (events, ingest):
+            if part is not None:
+                part.start()
+        while True:
+            loop.step(min(1.0, notifier.patience))
+            if failure is None:
+                failure = _failure(loop, events, ingest, patience)
+            if failure is not None and not loop.draining:
+                logger.warning("ending: %s", printable(str(failure), 500))
+                loop.drain()
+            if stop.asked or failure is not None:
+                notifier.stopping()
+                if ingest is not None:
+                    ingest.stop()
+                if not loop.busy:
+                    break
+            if events is not None:
+                events.tend()
+            notifier.step(
+                well=loop.signed_on and (ingest is None or ingest.began),
+                alive=ingest is None or ingest.over or time.monotonic() - ingest.beat < 2 * notifier.patience + 30,
+                status=lambda: _events_status(loop, store, events, ingest),
+            )
+            if once and not loop.busy and loop.away is None:
+                if loop.idle:
+                    break
+                if loop.paused is not None:
+                    raise PeachError(loop.paused)
+    finally:
+        if ingest is not None:
+            ingest.join()
+        if events is not None:
+            events.stop()
+    if failure is not None:
+        raise failure
+
+
+def _failure(
+    loop: ExecuteLoop, events: "KafkaEvents | None", ingest: IngestThread | None, patience: Patience
+) -> BaseException | None:
+    """What ends the command by itself."""
+    if ingest is not None and ingest.over and ingest.error is not None:
+        return ingest.error
+    if events is not None and events.refused is not None:
+        return events.refused
+    try:
+        patience.hear(loop.away)
+    except UnreachableError as error:
+        return error
+    return None
+
+
+def _events_status(loop: ExecuteLoop, store: Store, events: "KafkaEvents | None", ingest: IngestThread | None) -> str:
+    """Such as `3 running, 12 queued, lag 0`."""
+    said = loop.paused or queue_status(store, loop.busy)
+    if events is not None:
+        said = _lagging(said, events.lag) if events.hears else f"{said}, no events are heard"
+    return f"{said}; ingest: {ingest.paused}" if ingest is not None and ingest.paused else said
+
+
+def serve_announcer(announcer: Announcer, stop: Stop) -> None:
+    """`services publish`: the list again and again, until SIGTERM."""
+    notifier = Notifier()
+    while not stop.asked:
+        announcer.step()
+        if announcer.refused is not None and not announcer.published:
+            raise announcer.refused
+        next_time = time.monotonic() + announcer.every
+        while not stop.asked and time.monotonic() < next_time:
+            notifier.step(well=announcer.published > 0, status=lambda: f"{announcer.published} lists published")
+            time.sleep(min(0.5, notifier.patience))
+    notifier.stopping()
 
 
 def serve(
-    loop: ExecuteLoop, bus: FolderBus, *, ingest: Ingest | None = None, scripts: "Scripts | None" = None, once: bool
-) -> bool:
-    """`consume execute`, `consume all` and `watch`: steps of ingest, of the scripts folder and of execute, in turn.
-
-    Returns whether Ctrl-C ended it."""
-    stop = Stop(loop=loop)
-    stop.install()
+    loop: ExecuteLoop,
+    bus: FolderBus,
+    store: Store,
+    stop: Stop,
+    *,
+    ingest: Ingest | None = None,
+    scripts: "Scripts | None" = None,
+    once: bool,
+) -> None:
+    """`consume execute`, `consume all` and `watch` embedded: steps of ingest, of the scripts folder and of execute, in
+    turn."""
+    stop.loop = loop
+    notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:
         ingest.repair()
@@ -75,14 +329,21 @@ def serve(
         handled = ingest.step(0.0) if ingest is not None and not stop.asked else 0
         if scripts is not None and not stop.asked:
             scripts.step()
+        loop.lingers = not once or bool(scripts is not None and scripts.saved)
         if handled:
             loop.poke()
-        loop.step(0.0 if handled else 1.0)
+        loop.step(0.0 if handled else min(1.0, notifier.patience))
+        if stop.asked:
+            notifier.stopping()
+        notifier.step(
+            well=loop.signed_on and (ingest is None or ingest.paused is None),
+            status=lambda: loop.paused or (ingest and ingest.paused) or queue_status(store, loop.busy),
+        )
         if stop.asked and not loop.busy:
-            return stop.interrupted
+            return
         if once and not handled and not loop.busy:
             if loop.idle and not (scripts is not None and scripts.saved):
-                return False
+                return
             if loop.paused is not None:
                 raise PeachError(loop.paused)
 

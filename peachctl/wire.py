@@ -21,6 +21,7 @@ from peachctl.jsonform import (
     INT_MOST,
     Limits,
     Path,
+    parse_json,
     service_of,
     services_from_json,
     services_to_json,
@@ -52,10 +53,12 @@ __all__ = [
     "encode_service_config",
     "encode_services",
     "encode_workflow",
+    "parse_json",
     "services_from_json",
     "services_to_json",
     "workflow_from_json",
     "workflow_json_text",
+    "workflow_of",
     "workflow_to_json",
 ]
 
@@ -125,7 +128,11 @@ def decode_workflow(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Workflow:
 
 def decode_any(body: bytes, limits: Limits) -> Workflow:
     """Reads whatever the specification allows, and knows where it is."""
-    cursor = Cursor(body, Budget("ports and parameters", limits.values))
+    return read_workflow(Cursor(body, Budget("ports and parameters", limits.values)), limits)
+
+
+def read_workflow(cursor: Cursor, limits: Limits) -> Workflow:
+    """The workflow from the cursor to its end (`fault` reads with a cursor that keeps what was read)."""
     path = cursor.path
 
     path.append("name")
@@ -282,13 +289,17 @@ def _refuse(problem: str, path: Path) -> NoReturn:
     raise WireError(problem, field=field_path(path))
 
 
+def may_be_json(name: str) -> bool:
+    """Whether `decode_file` may take a file of this name for JSON."""
+    return name == "-" or name.lower().endswith((".json", ".wf"))
+
+
 def decode_file(body: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> Workflow:
     """The workflow of a file: JSON when its name ends in `.json` or `.wf`, else Avro; `-` may be either.
 
     raises WireError; also when JSON holds more than a message may, for it would be refused on the road.
     """
-    ending = name.lower()
-    if ending.endswith((".json", ".wf")) or (name == "-" and body.lstrip(b"\xef\xbb\xbf")[:1] == b"{"):
+    if may_be_json(name) and (name != "-" or body.lstrip(b"\xef\xbb\xbf")[:1] == b"{"):
         return _decode_json_file(body, limits)
     try:
         return decode_workflow(body, limits)
@@ -300,11 +311,17 @@ def decode_file(body: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> Work
 
 def _decode_json_file(body: bytes, limits: Limits) -> Workflow:
     try:
-        workflow = workflow_from_json(body, limits)
+        return workflow_of(body, limits)
     except WireError as error:
         if body.startswith(MAGIC) or _is_avro(body, limits):
             error.hint = "this is Avro, not JSON: a message is named .bin"
         raise
+
+
+def workflow_of(value: object, limits: Limits = DEFAULT_LIMITS) -> Workflow:
+    """The workflow of JSON (`workflow_from_json`), if the message that it makes is within the limits too. raises
+    WireError."""
+    workflow = workflow_from_json(value, limits)
     size = len(encode_workflow(workflow))
     if size > limits.message_bytes:
         raise WireError(f"a message of {size} bytes, the limit is {limits.message_bytes}")

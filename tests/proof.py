@@ -93,10 +93,20 @@ def kills(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def attempts(peach: "Peach") -> int:
+    return sum(row["attempt"] for row in peach.rows())
+
+
 def hit(peach: "Peach", chance: random.Random) -> int:
-    """Starts an executor and kills it, or its warm parent, at a random moment. 1 when something was hit."""
+    """Starts an executor and kills it, or its warm parent, at a random moment: of its start, or from its next claim on.
+    1 when something was hit."""
+    before = attempts(peach)
     process = peach.start("consume", "execute", "--once")
-    time.sleep(chance.uniform(0.05, 2.5))
+    if chance.random() < 0.7:  # a busy machine would start for longer than the wait, and nothing of a run would be hit
+        peach.until(lambda: process.poll() is not None or attempts(peach) > before, 60)
+        time.sleep(chance.uniform(0, 0.8))
+    else:
+        time.sleep(chance.uniform(0.05, 2.5))
     struck = False
     with contextlib.suppress(OSError):  # it has ended meanwhile
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

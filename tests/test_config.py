@@ -131,6 +131,13 @@ def test_the_environment_wins_over_the_file_and_is_named_as_source() -> None:
     assert config.sources["execute.drain"] == "default"
 
 
+def test_services_are_published_each_second_at_the_most_or_never() -> None:
+    assert load(written("[services]\npublish_every = 0\n"), {}).services.publish_every == 0
+    assert load(written("[services]\npublish_every = '1s'\n"), {}).services.publish_every == 1
+    [line] = mistakes("[services]\npublish_every = '10ms'\n")
+    assert line.endswith("at least 1 s, or 0 for never, found '10ms'")
+
+
 def test_paths_start_at_the_files_folder_or_the_working_folder_and_know_the_home(alone: Path) -> None:
     path = written('[folders]\ndata = "data"\nqueue = "../q"\nhub = "~/hub"\n', "sub/conf.toml")
     folders = load(path, {"PEACHCTL_FOLDERS__INBOX": "in"}).folders

@@ -250,8 +250,10 @@ with files._temporary(Path({str(tmp_path)!r})) as (stream, path):
 
 def test_a_first_attempt_starts_empty_and_is_published(temp: Path) -> None:
     attempt = files.prepare_attempt(temp, 7, 1, False)
+    mine = temp / ".workflow_7/1"
+    assert attempt == files.attempt_folder(temp, 7, 1)
     assert attempt == files.AttemptFolder(
-        temp / ".workflow_7/1/workflow_7", temp / ".workflow_7/results", temp / ".workflow_7/1/output.log"
+        mine / "workflow_7", temp / ".workflow_7/results", mine / "output.log", mine / "script.py"
     )
     assert names(temp) == [".workflow_7", ".workflow_7/1", ".workflow_7/1/workflow_7", ".workflow_7/results"]
     (attempt.folder / "a_out.txt").write_text("out")
@@ -550,8 +552,15 @@ def test_without_hard_links_outputs_are_renamed_into_place(
     assert names(downloads) == made == ["1700000000123456_workflow_1.tar", "1700000000123457_workflow_1.tar"]
 
 
+def test_a_folder_in_the_place_of_the_log_gives_way(temp: Path, downloads: Path) -> None:
+    folder = files.prepare_attempt(temp, 1, 1, False).folder
+    (folder / "peachctl.log" / "deeper").mkdir(parents=True)
+    files.write_log(folder, "it failed\n")
+    assert unpacked(downloads / files.pack(folder, downloads, 1))["workflow_1/peachctl.log"] == b"it failed\n"
+
+
 def test_a_refusal_says_why_and_hides_passwords(temp: Path, downloads: Path) -> None:
-    name = files.write_refusal(temp, downloads, 3, 'a cycle: a -> b -> a, {"password": "hunter2"}')
+    name = files.write_refusal(temp, downloads, 3, 0, 'a cycle: a -> b -> a, {"password": "hunter2"}')
     packed = unpacked(downloads / name)
     assert list(packed) == ["workflow_3", "workflow_3/peachctl.log"]
     log = packed["workflow_3/peachctl.log"]
@@ -561,10 +570,19 @@ def test_a_refusal_says_why_and_hides_passwords(temp: Path, downloads: Path) -> 
     assert names(temp) == ["workflow_3", "workflow_3/peachctl.log"]
 
 
+def test_a_refusal_of_a_stale_holder_leaves_a_later_attempt_alone(temp: Path, downloads: Path) -> None:
+    files.prepare_attempt(temp, 3, 1, False)
+    later = files.prepare_attempt(temp, 3, 2, True)
+    with pytest.raises(files.FilesError, match="attempt 1 was overtaken by attempt 2"):
+        files.write_refusal(temp, downloads, 3, 1, "its script was edited")
+    assert later.folder.is_dir() and not (temp / "workflow_3").exists()
+    assert names(downloads) == []
+
+
 def test_a_row_out_of_attempts_keeps_what_its_last_attempt_made(temp: Path, downloads: Path) -> None:
     attempt = files.prepare_attempt(temp, 3, 2, False)
     (attempt.folder / "a_out.txt").write_text("out")
-    packed = unpacked(downloads / files.write_refusal(temp, downloads, 3, "its executor vanished 3 times"))
+    packed = unpacked(downloads / files.write_refusal(temp, downloads, 3, 2, "its executor vanished 3 times"))
     assert sorted(packed) == ["workflow_3", "workflow_3/a_out.txt", "workflow_3/peachctl.log"]
     assert names(temp / "workflow_3") == ["a_out.txt", "peachctl.log"]
 

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +21,12 @@ from peachctl import files, ingest, names, script, wire
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
+from peachctl.execute import render_row
 from peachctl.hub import Hub, find_services
 from peachctl.ingest import Ingest, file_entries, prepare_entry, unique_name
 from peachctl.store import Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.store.sqlite import open_store
+from peachctl.workflow import Connection, Double, Float, Node, ServiceRef, Workflow
 from tests.conftest import DIAMOND, node, workflow
 from tests.test_failpoints import points_of
 
@@ -92,8 +96,7 @@ def make_bus(home: Path) -> FolderBus:
     return FolderBus(home / "inbox", home / "queue", "host", wire.Limits().message_bytes, sweep=0.1, settle=0.1)
 
 
-@pytest.fixture
-def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
+def open_place(tmp_path: Path, hub: Path) -> Iterator[Place]:
     for name in ("inbox", "queue", "temp", "files"):
         (tmp_path / name).mkdir()
     store = open_store(tmp_path / "db.sqlite")
@@ -101,6 +104,11 @@ def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
     yield Place(tmp_path, hub, store, bus, make_loop(tmp_path, store, bus, hub))
     bus.close()
     store.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, hub: Path) -> Iterator[Place]:
+    yield from open_place(tmp_path, hub)
 
 
 # The road
@@ -121,9 +129,37 @@ def test_a_message_becomes_a_row_a_script_and_an_event(place: Place, name: str) 
     text = (place.home / "queue" / row.execution_file).read_text()
     assert text == script.render(decoded, md5)
     assert place.store.unannounced(10) == []
-    assert [seen.name for seen in place.bus.changed()] == [row.execution_file]
+    end = time.monotonic() + 10
+    while not (seen := place.bus.changed()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [one.name for one in seen] == [row.execution_file]
     assert place.inbox() == []
     assert place.store.letters() == []
+
+
+def test_the_script_carries_the_md5_of_the_message_as_it_was_sent(place: Place) -> None:
+    """Avro writes one record in more than one way (`sized_blocks.bin`)."""
+    message = (GOLDEN / "sized_blocks.bin").read_bytes()
+    assert message != wire.encode_workflow(wire.decode_workflow(message))
+    place.drop(message, "one.bin")
+    place.step()
+    [row] = place.store.rows()
+    assert f"_{hashlib.md5(message).hexdigest()}_" in row.execution_file
+
+
+def test_the_script_of_a_message_is_that_of_its_row_to_the_byte(place: Place) -> None:
+    """Numbers for which JSON has no words are texts in the row, and an executor renders what it does not find."""
+    values = (Double(math.nan), Float(-math.inf), Double(1e16), Float(0.1), 3, "x", None)
+    service = ServiceRef("Fail", 1)
+    for value in values:
+        node = Node("a", service, (value,), (Connection(-1, "in"),))
+        place.drop(wire.encode_workflow(Workflow("numbers", "ada", (node,))), "numbers.bin")
+        place.step()
+    rows = place.store.rows()
+    assert len(rows) == len(values) and {row.status for row in rows} == {Status.QUEUED}
+    for row in rows:
+        written = (place.home / "queue" / row.execution_file).read_text()
+        assert written == render_row(row.workflow_json, row.execution_file)
 
 
 def test_equal_messages_are_two_rows_with_scripts_of_their_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +231,57 @@ def test_a_workflow_that_must_not_run_is_a_row_in_error_with_a_log_and_a_letter(
     assert place.scripts() == []
     assert place.store.unpacked(10) == []
     assert place.store.unannounced(10) == []
+
+
+OTHER_VERSION = {**node("a", "Text", ["x"]), "service": {"id": "Text", "version": 7}}
+
+
+@pytest.mark.parametrize(
+    ("code", "nodes"),
+    [
+        ("no-nodes", []),
+        ("cycle", [node("a", "Upper", [], "b"), node("b", "Upper", [], "a")]),
+        ("self-loop", [node("a", "Upper", [], "a")]),
+        ("empty-id", [node("", "Text", ["x"])]),
+        ("duplicate-id", [node("a", "Text", ["x"]), node("a", "Text", ["y"])]),
+        ("dangling", [node("a", "Upper", [], "gone")]),
+        ("unknown-service", [node("a", "Nowhere")]),
+        ("unknown-version", [OTHER_VERSION]),
+        ("unknown-port", [node("a", "Text", ["x"]), node("b", "Upper", [], ("a", 1))]),
+        ("extra-connection", [node("a", "Upper", [], ["x"], ["y"])]),
+        ("extra-parameter", [node("a", "Text", ["x", "y"])]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["bin", "json"])
+def test_each_kind_that_cannot_run_has_a_row_with_its_log_and_a_letter(
+    place: Place, code: str, nodes: list[dict[str, Any]], ending: str
+) -> None:
+    value = workflow(*nodes)
+    body = wire.encode_workflow(wire.workflow_from_json(value))
+    place.drop(body if ending == "bin" else value, f"x.{ending}")
+    place.step()
+    [row] = place.store.rows()
+    [letter] = place.store.letters()
+    assert (row.status, letter.queue_id) == (Status.ERROR, row.id) and row.finished_date is not None
+    assert letter.reason.startswith(f"{code}: ") and row.reason in letter.reason
+    assert row.output_file and row.reason and row.reason in place.log(row.id)
+    assert place.scripts() == [] and place.store.unannounced(5) == []
+
+
+def test_nulls_beyond_what_a_version_declares_are_dropped(place: Place) -> None:
+    place.drop(workflow(node("a", "Text", ["x", None]), node("b", "Upper", [None], "a", None)))
+    place.step()
+    assert [row.status for row in place.store.rows()] == [Status.QUEUED] and place.store.letters() == []
+
+
+@pytest.mark.parametrize("limits", [wire.Limits(nodes=4), wire.Limits(message_bytes=60)])
+def test_more_than_the_limits_allow_has_no_row(place: Place, limits: wire.Limits) -> None:
+    loop = make_loop(place.home, place.store, place.bus, place.hub, limits=limits)
+    place.drop(wire.encode_workflow(wire.workflow_from_json(DIAMOND)), "x.bin")
+    while not loop.step(0.1):
+        pass
+    assert place.store.rows() == []
+    assert [(letter.queue_id, letter.reason[:11]) for letter in place.store.letters()] == [(None, "malformed: ")]
 
 
 def test_all_problems_are_in_the_reason(place: Place) -> None:
@@ -272,11 +359,38 @@ def test_a_mistake_of_ours_that_one_message_finds_does_not_block_the_others(
 
 
 def test_another_message_at_a_known_origin_ends_the_loop(place: Place) -> None:
-    place.loop._hand = [Message(json.dumps(DIAMOND).encode(), Origin("t", 0, 1), "x.json")]
+    place.loop._hand = [Message((GOLDEN / "chain.bin").read_bytes(), Origin("t", 0, 1))]
     place.loop.step(0)
-    place.loop._hand = [Message(json.dumps(CYCLE).encode(), Origin("t", 0, 1), "x.json")]
+    place.loop._hand = [Message((GOLDEN / "diamond.bin").read_bytes(), Origin("t", 0, 1))]
     with pytest.raises(StateError, match="made anew"):
         place.loop.step(0)
+
+
+@pytest.mark.parametrize("before", ["filed", "a dead letter"])
+def test_a_file_that_was_written_on_after_it_was_filed_is_filed_again_with_what_it_holds_now(
+    before: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer is another user; the process that had filed it was killed before it was acknowledged."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderBus, "reject", killed)
+    monkeypatch.setattr(FolderBus, "ack", killed)
+    place.drop(DIAMOND if before == "filed" else json.dumps(CYCLE)[:-20].encode())
+    for value in (workflow(node("t", "Text", ["y"]), name="later"),) * 2:
+        with pytest.raises(KeyboardInterrupt):
+            place.step()
+        place.bus.close()
+        [taken] = (place.home / "inbox" / ".taken").iterdir()
+        taken.write_text(json.dumps(value))
+        place.bus = make_bus(place.home)
+        place.loop = make_loop(place.home, place.store, place.bus, place.hub)
+    monkeypatch.undo()
+    place.step()
+    assert [row.name for row in place.store.rows()] == ["later", *(["diamond"] if before == "filed" else [])]
+    assert len(place.store.letters()) == (before != "filed")
+    assert place.inbox() == []
 
 
 # What makes it wait
@@ -337,7 +451,7 @@ def test_with_too_little_space_nothing_is_taken(place: Place, monkeypatch: pytes
     place.drop(DIAMOND)
     assert loop.step(0.2) == 0
     assert loop.paused is not None
-    assert loop.paused.startswith("only 10 MiB are free below ")
+    assert loop.paused.startswith("less than 100 MiB (limits.free_space) are free below ")
     assert place.inbox() == ["one.json"]
     assert place.store.rows() == []
     free[0] = 200 << 20

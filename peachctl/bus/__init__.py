@@ -1,9 +1,10 @@
-"""The port of the transport: messages in, events out. Adapters: `folder` (and, later, `kafka`)."""
+"""The port of the transport: messages in, events out. Adapters: `folder` and `kafka`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from peachctl.errors import PeachError
 from peachctl.store import Origin
 
 
@@ -20,8 +21,16 @@ class Message:
     size: int | None = None
 
 
+class MessageTooLarge(PeachError):
+    """The transport takes no message of this size, and did not take this one."""
+
+
 class Bus(Protocol):
-    """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart."""
+    """Delivery is at least once: what was polled and neither acknowledged nor rejected comes again after a restart, and
+    may come again before (where a transport gives it to another consumer, and back).
+
+    A server that does not answer raises UnreachableError (out of `publish`: nothing is acknowledged) until it does: the
+    same call is made again. RefusedError where a server does not accept us."""
 
     def poll(self, timeout: float, most: int) -> list[Message]:
         """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""
@@ -37,6 +46,15 @@ class Bus(Protocol):
 
     def publish(self, ids: Sequence[int]) -> list[int]:
         """Announces queue rows to executors; returns those that were acknowledged."""
+        ...
+
+    def drained(self) -> bool:
+        """Whether all that was there when the bus was opened was delivered and acknowledged (asked after a `poll` that
+        had no messages)."""
+        ...
+
+    def lag(self) -> int | None:
+        """Messages that wait; None where that cannot be said, or not at little cost."""
         ...
 
     def close(self) -> None: ...

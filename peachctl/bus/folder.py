@@ -11,6 +11,8 @@ How a file of the inbox becomes one message:
   instant leaves the file either in the inbox or in `.taken`, from where it comes again with the same origin.
 - Whoever took a file holds a lock on it until it is acknowledged (removed) or rejected (moved to `.refused`, beside
   its reason). The kernel frees the lock of a process that died: its files come again in the next one that sweeps.
+- A file that was written on since it was read (nobody can keep another user from that) is not removed or set aside: it
+  stays in `.taken` and comes again with what it holds then.
 
 Events (watchdog) only shorten the wait: lost or overflowing ones, and folders that vanish and come back, cost no
 file, because a sweep looks every few seconds. Only closing and moving in are watched: events of opening, reading and
@@ -26,7 +28,7 @@ import select
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,7 @@ from peachctl.names import file_name, printable
 from peachctl.store import Origin
 from peachctl.wire import Limits
 
-__all__ = ["EXTENSIONS", "FolderBus", "ScriptSeen"]
+__all__ = ["EXTENSIONS", "FolderBus", "ScriptSeen", "remove_refused"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +60,20 @@ _BATCH_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A taken file of ours. fd holds the lock."""
+    """A taken file of ours. fd holds the lock. state: before it was read."""
 
     path: Path
     fd: int
+    state: "_State"
 
 
 _State = tuple[int, int, int]
 """Size, modification time in ns, inode: the same twice means that nobody wrote."""
+
+
+def _state(fd: int) -> _State:
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 class FolderBus:
@@ -95,6 +103,7 @@ class FolderBus:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._inbox_wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._held: dict[int, _Held] = {}
+        self._grown: set[int] = set()
         self._last_offset = 0
         self._leftovers: deque[tuple[int, Path]] = deque()
         self._found: dict[str, bool] = {}  # name -> whether it was seen closed or moved in
@@ -133,7 +142,7 @@ class FolderBus:
         """Removes what was taken; unknown ones and those that were rejected are passed over."""
         for message in messages:
             held = self._held.pop(message.origin.offset, None)
-            if held is None:
+            if held is None or self._has_grown(message.origin.offset, held):
                 continue
             try:
                 held.path.unlink(missing_ok=True)
@@ -145,7 +154,7 @@ class FolderBus:
     def reject(self, message: Message, reason: str) -> None:
         """Moves the file to `.refused`, beside `<name>.reason.txt`. Fails with a warning only: the store counts."""
         held = self._held.pop(message.origin.offset, None)
-        if held is None or self._inbox is None:
+        if held is None or self._inbox is None or self._has_grown(message.origin.offset, held):
             return
         folder = self._inbox / REFUSED
         try:
@@ -159,9 +168,26 @@ class FolderBus:
             return
         os.close(held.fd)
 
+    def _has_grown(self, offset: int, held: _Held) -> bool:
+        """Whether it was written on since it was read; it is let go then, and comes again."""
+        if _state(held.fd) == held.state:
+            return False
+        logger.warning("%s was written on after it had been taken; it is read again", printable(held.path.name))
+        self._grown.add(offset)
+        os.close(held.fd)
+        return True
+
     def publish(self, ids: Sequence[int]) -> list[int]:
         """Nothing is left to be done: the script in the queue folder is the event."""
         return list(ids)
+
+    def drained(self) -> bool:
+        """What an empty `poll` of a folder means."""
+        return True
+
+    def lag(self) -> int | None:
+        """People see the files."""
+        return None
 
     def _collect(self, inbox: Path, watch: Watch) -> None:
         """Adds to `_found` and `_leftovers` what events, and now and then a sweep, tell."""
@@ -183,9 +209,10 @@ class FolderBus:
         for entry in entries:
             self._found.setdefault(entry.name, False)
         names = {entry.name for entry in entries}
-        self._looks = {name: look for name, look in self._looks.items() if name in names}
-        self._said = {said for said in self._said if not said[0] or said[0] in names}
         self._leftovers = deque(self._taken_files(inbox))
+        looked_at = names | {path.name for _, path in self._leftovers}
+        self._looks = {name: look for name, look in self._looks.items() if name in looked_at}
+        self._said = {said for said in self._said if not said[0] or said[0] in names}
         spent = time.monotonic() - now
         # A look at a huge folder must not become all that is done.
         self._next_sweep = now + max(self._sweep, 20 * spent)
@@ -240,11 +267,7 @@ class FolderBus:
             except BlockingIOError:
                 yield None
                 return
-            try:
-                kept = json.loads(os.pread(fd, 4096, 0))
-                last, topic = int(kept["last"]), str(kept["topic"])
-            except (ValueError, KeyError, TypeError):
-                last, topic = 0, f"inbox@{self._host}"
+            last, topic = _kept(fd) or (0, f"inbox@{self._host}")
             yield _Taking(fd, folder, max(last, self._last_offset), topic)
         finally:
             os.close(fd)
@@ -267,8 +290,9 @@ class FolderBus:
             if taken.lstat().st_ino != os.fstat(fd).st_ino:
                 return None  # replaced at the last moment; the next sweep takes the new one out of `.taken`
             unlease(fd)
+            state = _state(fd)
             message = self._read(fd, Origin(taking.topic, 0, offset), name)
-            self._held[offset] = _Held(taken, fd)
+            self._held[offset] = _Held(taken, fd, state)
             keep = True
             return message
         except BlockingIOError:
@@ -289,11 +313,14 @@ class FolderBus:
             return None
         try:
             _lock(fd)
-            if path.lstat().st_ino == os.fstat(fd).st_ino and writer(fd) is not True:
+            quiet = self._complete(fd, path.name, closed=False) if offset in self._grown else writer(fd) is not True
+            if path.lstat().st_ino == os.fstat(fd).st_ino and quiet:
                 unlease(fd)
+                self._grown.discard(offset)
+                state = _state(fd)
                 found = _TAKEN_NAME.fullmatch(path.name)
                 message = self._read(fd, Origin(taking.topic, 0, offset), found[2] if found else path.name)
-                self._held[offset] = _Held(path, fd)
+                self._held[offset] = _Held(path, fd, state)
                 return message
         except (BlockingIOError, FileNotFoundError):
             pass  # another process is at it, or done with it
@@ -320,13 +347,12 @@ class FolderBus:
 
     def _complete(self, fd: int, name: str, *, closed: bool) -> bool:
         """Whether the file is all there. True leaves a lease on it where one can be had."""
-        status = os.fstat(fd)
-        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        state = _state(fd)
         written = writer(fd)
         if written:
             self._looks.pop(name, None)
             return False  # its closing is an event, and a sweep looks as well
-        if status.st_size and (closed or written is False):
+        if state[0] and (closed or written is False):
             return True
         now = time.monotonic()
         before = self._looks.get(name)
@@ -402,6 +428,49 @@ class _Taking:
         os.pwrite(self.fd, kept, 0)
         os.ftruncate(self.fd, len(kept))
         return self.last
+
+
+def _kept(fd: int) -> tuple[int, str] | None:
+    """The last offset and the topic of an inbox."""
+    try:
+        kept = json.loads(os.pread(fd, 4096, 0))
+        return int(kept["last"]), str(kept["topic"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_refused(inbox: Path, origins: Iterable[Origin]) -> int:
+    """Removes the refused files of these origins, and their reasons, from `.refused`; returns how many files went.
+
+    An offset says which file was put there by `reject`. What is of another inbox (rows of several hosts may share a
+    database), or was put there by somebody else, stays. What cannot be removed is left with a warning.
+    """
+    removed = 0
+    try:
+        fd = os.open(inbox / ORIGIN / "last", _READ)
+    except OSError:
+        return 0  # nothing was ever taken here
+    try:
+        kept = _kept(fd)
+    finally:
+        os.close(fd)
+    offsets = {origin.offset for origin in origins if kept is not None and origin.topic == kept[1]}
+    try:
+        found = [entry for entry in os.scandir(inbox / REFUSED) if entry.is_file(follow_symlinks=False)]
+    except OSError:
+        return 0
+    for entry in found:
+        match = _TAKEN_NAME.fullmatch(entry.name)
+        if match is None or int(match[1]) not in offsets:
+            continue
+        try:
+            Path(entry.path).unlink()
+            removed += 1
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s cannot be removed: %s", printable(entry.path), error.strerror)
+    return removed
 
 
 def _is_message(name: str) -> bool:

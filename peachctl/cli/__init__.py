@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from peachctl import __version__
-from peachctl.cli import consume, queue, services, system, workflow
+from peachctl.cli import consume, letters, queue, services, system, workflow
 from peachctl.cli.render import Format, screen
 from peachctl.errors import ConfigError, Exit, PeachError
 
@@ -52,6 +52,7 @@ def _main(
 consume.register(app)
 workflow.register(app)
 queue.register(app)
+letters.register(app)
 services.register(app)
 system.register(app)
 

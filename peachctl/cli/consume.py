@@ -2,15 +2,19 @@
 
 import contextlib
 import getpass
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.cli.render import screen
+from peachctl.cli.render import LogFormat, log_to_stderr, screen
 from peachctl.errors import Exit
 
+if TYPE_CHECKING:
+    from peachctl.config import Config
+    from peachctl.serve import Stop
+
 Once = Annotated[bool, typer.Option("--once", help="End when all that was there at the start is done.")]
-LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 
 consume = typer.Typer(no_args_is_help=True, help="The consumers, each until SIGTERM (drains, exit 0).")
 
@@ -28,14 +32,11 @@ def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     from peachctl import app
     from peachctl.serve import serve_ingest
 
-    config = screen.config()
-    _log(log_format)
-    app.refuse_unready(config)
-    app.make_folders(config)
-    with contextlib.closing(app.open_store(config)) as store, contextlib.closing(app.open_bus(config)) as bus:
-        screen.say(f"Taking workflow files from {config.folders.inbox}. Run them: peachctl consume execute")
-        if serve_ingest(app.open_ingest(config, store, bus), once=once):
-            raise typer.Exit(Exit.INTERRUPTED)
+    config, stop = _begin(log_format)
+    with _ending(stop), app.serving_ingest(config, stop, once=once) as (loop, store):
+        source = config.kafka.topic_execute if app.on_kafka(config) else config.folders.inbox
+        screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
+        serve_ingest(loop, store, stop, once=once)
 
 
 @consume.command("execute")
@@ -63,43 +64,95 @@ def watch(
     _serve(once=once, log_format=log_format, with_ingest=True, with_scripts=True, existing=existing)
 
 
-def _log(log_format: str) -> None:
-    if log_format not in ("text", "json"):
-        raise typer.BadParameter(f"{log_format!r} is not one of text, json", param_hint="--log-format")
-    screen.log_to_stderr(log_format)
+def _begin(log_format: str) -> "tuple[Config, Stop]":
+    from peachctl import app
+    from peachctl.serve import Stop
+
+    config = screen.config()
+    log_to_stderr(log_format)
+    app.refuse_unready(config)
+    app.make_folders(config)
+    stop = Stop()
+    stop.install()
+    return config, stop
+
+
+@contextlib.contextmanager
+def _ending(stop: "Stop") -> Iterator[None]:
+    """How the command ends when it was told to: by SIGTERM with 0, by Ctrl-C with 130."""
+    from peachctl.serve import Stopped
+
+    with contextlib.suppress(Stopped):
+        yield
+    if stop.interrupted:
+        raise typer.Exit(Exit.INTERRUPTED)
 
 
 def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool, existing: bool = False) -> None:
+    """The executor, embedded or on Kafka. `watch` (with_scripts) knows no Kafka."""
+    from peachctl import app
+
+    config, stop = _begin(log_format)
+    with _ending(stop):
+        if app.on_kafka(config) and not with_scripts:
+            _serve_kafka(config, stop, once=once, with_ingest=with_ingest)
+        else:
+            _serve_folders(
+                config,
+                stop,
+                once=once,
+                with_ingest=with_ingest,
+                story=log_format == "text",
+                scripts=with_scripts,
+                existing=existing,
+            )
+
+
+def _serve_folders(
+    config: "Config", stop: "Stop", *, once: bool, with_ingest: bool, scripts: bool, story: bool, existing: bool
+) -> None:
     from peachctl import app
     from peachctl.cli.live import Story
     from peachctl.serve import Scripts, serve
 
-    config = screen.config()
-    _log(log_format)
-    app.refuse_unready(config)
-    app.make_folders(config)
     with (
-        contextlib.closing(app.open_store(config, executes=True)) as store,
-        contextlib.closing(app.open_bus(config)) as bus,
+        app.opened_store(config, stop, once=once, executes=True) as store,
+        contextlib.closing(app.open_folder_bus(config)) as bus,
     ):
-        scripts = (
-            Scripts(store, bus, config.folders.queue, getpass.getuser(), existing=existing) if with_scripts else None
-        )
-        story = Story(config) if with_scripts and log_format == "text" else None
+        seen = Scripts(store, bus, config.folders.queue, getpass.getuser(), existing=existing) if scripts else None
+        told = Story(config) if scripts and story else None
 
         def observe(claim: Any, event: Any) -> None:
-            if scripts is not None:
-                scripts.started(claim, event)
-            if story is not None:
-                story.hear(claim, event)
+            if seen is not None:
+                seen.started(claim, event)
+            if told is not None:
+                told.hear(claim, event)
 
-        options = app.options(config, edited=with_scripts)
+        options = app.options(config, edited=scripts)
         with app.execute_loop(config, store, options, observer=observe) as (loop, _):
             what = f"Running workflows, {options.slots} at once, scheduler {options.scheduler}."
-            if with_scripts:
+            if scripts:
                 what += f"\nScripts: {config.folders.queue}\nInbox:   {config.folders.inbox}"
             screen.say(what)
             ingest = app.open_ingest(config, store, bus) if with_ingest else None
-            interrupted = serve(loop, bus, ingest=ingest, scripts=scripts, once=once)
-        if interrupted:
-            raise typer.Exit(Exit.INTERRUPTED)
+            serve(loop, bus, store, stop, ingest=ingest, scripts=seen, once=once)
+
+
+def _serve_kafka(config: "Config", stop: "Stop", *, once: bool, with_ingest: bool) -> None:
+    """With `--once` first the one, then the other: all that was there."""
+    from peachctl import app
+    from peachctl.serve import IngestThread, serve_events, serve_ingest
+
+    if once and with_ingest:
+        with app.serving_ingest(config, stop, once=True) as (first, store):
+            serve_ingest(first, store, stop, once=True)
+    with app.opened_store(config, stop, once=once, executes=True) as store:
+        options = app.options(config)
+        with app.execute_loop(config, store, options) as (loop, _):
+            screen.say(f"Running workflows, {options.slots} at once, scheduler {options.scheduler}.")
+            events = None if once else app.open_events(config, loop.poke)
+            ingest = None
+            if with_ingest and not once:
+                screen.say(f"Taking workflows from {config.kafka.topic_execute}.")
+                ingest = IngestThread(lambda inner: app.serving_ingest(config, inner, once=False), loop.poke)
+            serve_events(loop, store, stop, events, ingest, once=once)

@@ -1,8 +1,7 @@
-"""`queue list|show|logs` and `dlq list|show`."""
+"""`queue list|show|logs`."""
 
 import contextlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,17 +12,15 @@ from peachctl.errors import ConfigError, StateError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from peachctl.store import Letter, NodeState, Row
+    from peachctl.store import NodeState, Row
 
 queue = typer.Typer(no_args_is_help=True, help="The queue: what waits, runs and has ended.")
-dlq = typer.Typer(no_args_is_help=True, help="Dead letters: refused messages.")
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="The workflow's id in the queue.")]
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(queue, name="queue")
-    app.add_typer(dlq, name="dlq")
 
 
 @queue.command("list")
@@ -173,85 +170,3 @@ def _plain(text: str) -> str:
 
     lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
     return "\n".join(printable(line, len(line) + 1) for line in lines)
-
-
-@dlq.command("list")
-def dlq_list(output: Output = Format.TABLE) -> None:
-    """Refused messages, the oldest first."""
-    from peachctl import app, present
-    from peachctl.names import printable
-
-    config = screen.config()
-    with contextlib.closing(app.open_store(config)) as store:
-        letters = store.letters()
-    screen.result(
-        [present.letter(one) for one in letters],
-        lambda console: grid(
-            console,
-            ("#", "RECEIVED", "FROM", "SIZE", "FIELD", "REASON"),
-            [
-                (
-                    str(one.number),
-                    ago(_moment(one.received)),
-                    printable(_source(one), 60),
-                    str(one.size),
-                    printable(one.field, 40),
-                    printable(one.reason, 160),
-                )
-                for one in letters
-            ],
-            "There are no dead letters.",
-        ),
-    )
-
-
-@dlq.command("show")
-def dlq_show(
-    number: Annotated[int, typer.Argument(metavar="N", help="The letter's number.")],
-    reveal: Reveal = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """One refused message: why, where in it, and what its bytes are there."""
-    from peachctl import app, present
-    from peachctl.hexdump import around
-    from peachctl.names import printable
-
-    config = screen.config()
-    with contextlib.closing(app.open_store(config)) as store:
-        one = store.letter(number)
-    if one is None:
-        raise StateError(f"there is no dead letter {number}", "peachctl dlq list")
-    value = {**present.letter(one), "byte_offset": one.byte_offset, "id": one.queue_id}
-
-    def table(console: "Console") -> None:
-        facts = (
-            ("from", _source(one)),
-            ("received", value["received"]),
-            ("size", f"{one.size} bytes"),
-            ("field", one.field or None),
-            ("byte", one.byte_offset),
-            ("workflow", one.queue_id),
-        )
-        console.print(f"Dead letter {number}: {printable(value['reason'], 2000)}", style="red", soft_wrap=True)
-        for label, fact in facts:
-            if fact is not None:
-                console.print(f"  {label:9}{printable(str(fact), 2000)}", soft_wrap=True)
-        if one.byte_offset is not None:
-            for line in around(one.body, one.byte_offset, reveal=reveal):
-                console.print(f"  {line}", style="bright_black")
-
-    screen.result(value, table)
-
-
-def _moment(seconds: float) -> Any:
-    from datetime import datetime
-
-    return datetime.fromtimestamp(seconds)
-
-
-def _source(one: "Letter") -> str:
-    if one.file is not None:
-        return Path(one.file).name
-    if one.origin is not None:
-        return f"{one.origin.topic}[{one.origin.partition}] {one.origin.offset}"
-    return ""

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.errors import PeachError
+from peachctl.errors import ConfigError, PeachError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,10 +34,14 @@ MARKS = {
     "running": ("▶", "yellow"),
     "processing": ("▶", "yellow"),
     "error": ("✗", "red"),
+    "refused": ("✗", "red"),
     "skipped": ("-", "bright_black"),
     "cancelled": ("■", "magenta"),
     "waiting": ("·", "bright_black"),
     "queued": ("·", "blue"),
+    "sent": ("·", "blue"),
+    "unsent": ("-", "bright_black"),
+    "unknown": ("?", "yellow"),
 }
 
 
@@ -112,7 +116,11 @@ class Screen:
 
     def text(self, text: str) -> None:
         """A result that is text."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        text = text if text.endswith("\n") else text + "\n"
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:  # half of a surrogate pair; JSON spells it as this does
+            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
 
     def result(self, value: Any, table: "Callable[[Console], None]") -> None:
         """A result: `value` as JSON, or what `table` draws for people."""
@@ -145,7 +153,27 @@ def _set_format(value: Format) -> Format:
 Output = Annotated[
     Format, typer.Option("-o", "--output", help="How the result is written.", callback=_set_format, show_choices=True)
 ]
+LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", help="How the log is written.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show passwords inside URIs.")]
+
+
+def agreed(what: str, details: Iterable[str], *, yes: bool) -> bool:
+    """Whether a thing that cannot be undone may be done: by `--yes`, or by the answer of a person who is shown the
+    details. what: such as `drop 3 dead letters`. Raises ConfigError where nobody can be asked."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(f"to {what}, somebody has to agree, and there is no terminal to ask at", "add --yes")
+    for line in details:
+        screen.say(line)
+    return typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True)
+
+
+def log_to_stderr(style: str) -> None:
+    """What a long-lived command does first. Raises BadParameter for another `--log-format` than there is."""
+    if style not in ("text", "json"):
+        raise typer.BadParameter(f"{style!r} is not one of text, json", param_hint="--log-format")
+    screen.log_to_stderr(style)
 
 
 def mark(status: str) -> Any:
@@ -160,22 +188,46 @@ def mark(status: str) -> Any:
     return Text(f"{sign} {status}", style=style)
 
 
-def grid(console: "Console", headings: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A table without frames; `empty` is said on stderr when there are no rows."""
+def grid(
+    console: "Console",
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    empty: str,
+    cut: Container[str] = (),
+) -> None:
+    """A table without frames; `empty` is said on stderr when there are no rows. cut: headings of columns that are cut
+    to the width that is left, so that a row stays one line."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("ID", "#", "STATUS"))
+        whole = heading not in cut if cut else heading in ("ID", "#", "STATUS")
+        table.add_column(heading, overflow="fold", no_wrap=whole)
     count = 0
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]
+        for heading, cell in zip(headings, cells, strict=True):
+            if heading in cut:
+                cell.no_wrap, cell.overflow = True, "ellipsis"
+        table.add_row(*cells)
         count += 1
     if count:
         console.print(table)
     else:
         screen.say(empty)
+
+
+def paragraph(console: "Console", text: str, style: str | None = None, *, indent: str = "  ", hang: int = 2) -> None:
+    """A text that begins after `indent` and goes on `hang` columns in; not wrapped where no terminal is."""
+    import textwrap
+
+    lines = [indent + text]
+    if not console.soft_wrap:
+        width = max(30, console.width)
+        lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * hang) or [indent]
+    for line in lines:
+        console.print(line, style=style, soft_wrap=True)
 
 
 def ago(moment: datetime | None) -> str:

@@ -1,17 +1,18 @@
-"""`services list|check|port` and `example list|copy`."""
+"""`services list|show|check|port|publish` and `example list|copy`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.cli.render import Format, Output, grid, screen
+from peachctl.cli.render import Format, LogFormat, Output, grid, log_to_stderr, screen
 from peachctl.errors import Exit, StateError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.tree import Tree
 
-    from peachctl.hub import Found
+    from peachctl.hub import Found, Hub
     from peachctl.workflow import Service
 
 services = typer.Typer(no_args_is_help=True, help="The service hub.")
@@ -25,25 +26,25 @@ def register(app: typer.Typer) -> None:
     app.add_typer(example, name="example")
 
 
+def _listed(hub: "Hub", service: "Service") -> dict[str, Any]:
+    """A service as `services list` and `services show` name it."""
+    from peachctl import wire
+
+    [body] = wire.services_to_json([service])
+    found = hub.find(service.id, service.version)
+    assert found is not None
+    return {**body, "versions": sorted(hub.by_name[service.id]), "path": str(found.path)}
+
+
 @services.command("list")
 def list_(output: Output = Format.TABLE) -> None:
     """The services of the hub, the newest version of each."""
-    from peachctl import app, wire
+    from peachctl import app
     from peachctl.hub import newest
 
     config = screen.config()
     hub = app.load_hub(config)
-    paths = {(one.service.id, one.service.version): one.path for one in hub.services}
-    value: list[dict[str, Any]] = []
-    for service in newest(hub):
-        [body] = wire.services_to_json([service])
-        value.append(
-            {
-                **body,
-                "versions": sorted(hub.by_name[service.id]),
-                "path": str(paths[service.id, service.version]),
-            }
-        )
+    value = [_listed(hub, service) for service in newest(hub)]
     screen.result(
         value,
         lambda console: grid(
@@ -67,13 +68,76 @@ def list_(output: Output = Format.TABLE) -> None:
         screen.say(f"{problem.where}: {problem.message}", style="yellow")
 
 
-def _chosen(name: str | None) -> "list[Found]":
+@services.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A service of `services list`.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """One service at its newest version: ports, parameters, and where it stands."""
     from peachctl import app
-    from peachctl.hub import nearest
 
     hub = app.load_hub(screen.config())
-    if name is None:
-        return hub.services
+    newest = max(_named(hub, name), key=lambda one: one.service.version)
+    value = _listed(hub, newest.service)
+
+    def table(console: "Console") -> None:
+        console.print(service_tree(newest.service))
+        console.print(f"  versions  {', '.join(map(str, value['versions']))}")
+        console.print(f"  code      {newest.code}", soft_wrap=True)
+
+    screen.result(value, table)
+
+
+@services.command("publish")
+def publish(
+    once: Annotated[bool, typer.Option("--once", help="Publish the list now, and end.")] = False,
+    output: Output = Format.TABLE,
+    log_format: LogFormat = "text",
+) -> None:
+    """Publishes the list of services over Kafka, again and again: where `consume ingest` does not see the hub."""
+    from peachctl import app
+    from peachctl.serve import ONCE_PATIENCE, Stop, serve_announcer
+
+    config = screen.config()
+    log_to_stderr(log_format)
+    if not once:
+        stop = Stop()
+        stop.install()
+        with app.announcing(config) as announcer:
+            screen.say(f"Publishing the services of {config.folders.hub} to {config.kafka.topic_services}.")
+            serve_announcer(announcer, stop)
+        if stop.interrupted:
+            raise typer.Exit(Exit.INTERRUPTED)
+        return
+    with app.announcing(config, patience=ONCE_PATIENCE) as announcer:
+        found = announcer.publish()
+    assert found is not None
+    value = {
+        "topic": config.kafka.topic_services,
+        "services": [service.id for service in found.services],
+        "bytes": len(found.body),
+        "problems": [{"code": one.code, "where": one.where, "message": one.message} for one in found.problems],
+    }
+    screen.result(
+        value,
+        lambda console: console.print(
+            f"✓ {len(found.services)} services published to {config.kafka.topic_services} ({len(found.body)} bytes)",
+            style="green",
+        ),
+    )
+
+
+def _chosen(name: str | None) -> "list[Found]":
+    from peachctl import app
+
+    hub = app.load_hub(screen.config())
+    return hub.services if name is None else _named(hub, name)
+
+
+def _named(hub: "Hub", name: str) -> "list[Found]":
+    """All versions of a service. Raises StateError, naming the nearest, where there is none."""
+    from peachctl.hub import nearest
+
     found = [one for one in hub.services if one.service.id == name]
     if not found:
         close = nearest(name, hub.by_name)

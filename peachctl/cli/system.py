@@ -1,4 +1,4 @@
-"""`init-db` and `config show|check|init`."""
+"""`init-db`, `init-kafka` and `config show|check|init`."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,7 @@ config_app = typer.Typer(no_args_is_help=True, help="The configuration.")
 
 def register(app: typer.Typer) -> None:
     app.command("init-db")(init_db)
+    app.command("init-kafka")(init_kafka)
     app.add_typer(config_app, name="config")
 
 
@@ -45,6 +46,71 @@ def init_db(
         raise typer.Exit(Exit.FAILED)
     if plan.steps:
         screen.say("Next: peachctl consume all   or   peachctl run FILE")
+
+
+def init_kafka(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a topic is missing.")] = False,
+    accept_new: Annotated[
+        str | None,
+        typer.Option(
+            "--accept-new",
+            metavar="TOPIC",
+            help="The topic was deleted and made anew: its messages are new ones, read from its beginning.",
+        ),
+    ] = None,
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, metavar="N", help="Of a new topic of workflows, and of events.")
+    ] = 3,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas", min=1, metavar="N", help="Brokers that keep a new topic; 3 where there are as many."
+        ),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Creates the topics that are missing."""
+    from peachctl import app
+
+    config = screen.config()
+    if accept_new is not None:
+        if check:
+            raise typer.BadParameter("--check changes nothing, --accept-new does", param_hint="--check")
+        accepted = app.accept_new(config, accept_new)
+        text = (
+            f"done: {accept_new} begins anew; its messages are ingested from its beginning"
+            if accepted
+            else f"✓ {accept_new} holds the messages that were ingested from it: nothing is to do"
+        )
+        screen.result({"topic": accept_new, "accepted": accepted}, lambda console: console.print(text))
+        if accepted:
+            screen.say("Next: peachctl consume ingest")
+        return
+    made: set[str] = set() if check else {one.name for one in app.make_topics(config, partitions, replicas)}
+    topics = app.kafka_topics(config)
+    rows = [
+        {
+            "topic": one.name,
+            "key": one.key,
+            "partitions": one.partitions,
+            "state": "created" if one.name in made else "present" if one.partitions else "missing",
+        }
+        for one in topics
+    ]
+    screen.result(
+        rows,
+        lambda console: grid(
+            console,
+            ("TOPIC", "PARTITIONS", "STATE", "KEY"),
+            [(row["topic"], str(row["partitions"]), row["state"], row["key"]) for row in rows],
+            "",
+        ),
+    )
+    if check and any(row["state"] == "missing" for row in rows):
+        screen.say("Next: peachctl init-kafka")
+        raise typer.Exit(Exit.FAILED)
+    if made:
+        screen.say("Next: peachctl consume all")
 
 
 @config_app.command("show")

@@ -15,7 +15,11 @@ from peachctl.errors import ConfigError, Exit, PeachError, StateError, WireError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from peachctl.config import Config
     from peachctl.workflow import Problem, Workflow
+
+_FILED_WITHIN = 5.0
+"""Seconds for which `submit` waits for ingest where it is not told to wait for more."""
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A workflow: .bin (Avro), .json or .wf; - is stdin.")]
 Pdb = Annotated[bool, typer.Option("--pdb", help="Stop in a debugger where a node fails (runs one node at a time).")]
@@ -164,34 +168,85 @@ def submit(
 ) -> None:
     """Hands workflows to the installation: all of them, or none where one is bad."""
     from peachctl import app
-    from peachctl.cli.render import grid
     from peachctl.config import seconds
 
     config = screen.config()
     app.refuse_unready(config)
-    app.make_folders(config)
     limit = None if timeout is None else seconds(timeout)
+    if app.on_kafka(config):
+        _submit_over_kafka(config, files, priority, wait=wait, limit=limit)
+        return
+    app.make_folders(config)
     entries = [(file, app.entry_of(config, file, priority=priority)) for file in files]
     with contextlib.closing(app.open_store(config)) as store:
         done = app.submit(config, store, entries)
         status = dict.fromkeys((one.id for one in done), "queued")
         if wait:
-            rows = app.wait_for(store, [one.id for one in done], limit, lambda _row: None)
+            rows = app.wait_for(store, [one.id for one in done], limit)
             status = {row.id: row.status.word for row in rows}
-    value = [{"file": one.file, "id": one.id, "status": status[one.id]} for one in done]
+    _show_submitted([{"file": one.file, "id": one.id, "status": status[one.id], "reason": None} for one in done])
+    if not wait:
+        screen.say("Next: peachctl consume execute   (runs them)   or   peachctl queue list")
+    if any(word in ("error", "cancelled") for word in status.values()):
+        raise typer.Exit(Exit.WORKFLOW)
+
+
+def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wait: bool, limit: float | None) -> None:
+    import time
+
+    from peachctl import app
+    from peachctl.masking import mask
+
+    began = time.monotonic()
+    patience = limit if wait else _FILED_WITHIN
+    sent = app.submit_over_kafka(config, files, priority, patience, lambda text: screen.say(text, style="yellow"))
+    late: PeachError | None = None
+    status: dict[int, tuple[str, str | None]] = {}
+    filed = [one.id for one in sent if one.id is not None and one.status == "queued"]
+    if wait and filed:
+        left = None if limit is None else max(0.0, limit - (time.monotonic() - began))
+        with contextlib.closing(app.open_store(config)) as store:
+            try:
+                rows = app.wait_for(store, filed, left)
+            except PeachError as error:
+                late, rows = error, [row for id in filed if (row := store.get(id)) is not None]
+        status = {row.id: (row.status.word, row.reason and mask(row.reason)) for row in rows}
+    value = []
+    for one in sent:
+        word, reason = status.get(one.id or 0, (one.status, one.reason))
+        value.append({"file": one.file, "id": one.id, "status": word, "reason": reason})
+    _show_submitted(value)
+    failed = next((one.error for one in sent if one.error is not None), late)
+    if failed is not None:
+        raise failed
+    words = {str(one["status"]) for one in value}
+    if "sent" in words:
+        screen.say("Not filed yet; ingest does that: peachctl consume ingest", style="yellow")
+    elif not wait and "queued" in words:
+        screen.say("Next: peachctl queue list")
+    if "refused" in words:
+        screen.say("Refused messages: peachctl dlq list", style="yellow")
+        raise typer.Exit(Exit.FAILED)
+    if words & {"error", "cancelled"}:
+        raise typer.Exit(Exit.WORKFLOW)
+
+
+def _show_submitted(value: list[dict[str, Any]]) -> None:
+    from peachctl.cli.render import grid
+    from peachctl.names import printable
+
     screen.result(
         value,
         lambda console: grid(
             console,
             ("ID", "STATUS", "FILE"),
-            [(str(v["id"]), mark(str(v["status"])), str(v["file"])) for v in value],
+            [("" if v["id"] is None else str(v["id"]), mark(v["status"]), printable(v["file"])) for v in value],
             "",
         ),
     )
-    if not wait:
-        screen.say("Next: peachctl consume execute   (runs them)   or   peachctl queue list")
-    if any(word in ("error", "cancelled") for word in status.values()):
-        raise typer.Exit(Exit.WORKFLOW)
+    for one in value:
+        if one["reason"]:
+            screen.say(f"{printable(one['file'])}: {printable(one['reason'], 2000)}", style="yellow")
 
 
 def decode(

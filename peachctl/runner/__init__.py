@@ -14,13 +14,18 @@ from peachctl.runtime.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """End of a run's process. code: exit code, or minus the signal. strays: processes of it that had to be ended."""
+    """End of a run's process. code: exit code, or minus the signal. strays: processes of it that had to be ended.
+
+    silent: the supervisor ended it, or did not start it, because it had heard no beat for too long; nothing is known
+    against the run itself.
+    """
 
     key: str
     code: int
     strays: int
     memory: int
     """Peak resident memory of its processes in bytes, as far as the kernel says."""
+    silent: bool = False
 
 
 class SupervisorLost(Exception):

@@ -4,7 +4,7 @@ Messages are datagrams of a SOCK_SEQPACKET pair: JSON, but for the beat, a point
 sent. To the supervisor: `{"start": key, "job": ...}` with the descriptors of the run's reports and of its output,
 `{"end": key, "grace": seconds}`, the beat; the end of file says: end all, and yourself. From it: `{"hello": ...,
 "namespace": bool}` first, with a pidfd of the namespace's process 1 if there is one; `{"ended": key, "code", "strays",
-"memory"}`; `{"silent": seconds}` when it ended runs because no beat had come.
+"memory", "silent": bool}`; `{"silence": seconds}` when it ended runs because no beat had come.
 """
 
 import contextlib
@@ -273,9 +273,10 @@ class Supervised:
             run = self._runs.pop(key, None)
             if run is not None:
                 run.over = True
-            self._ended.append(Ended(key, int(message["code"]), int(message["strays"]), int(message["memory"])))
-        elif "silent" in message:
-            logger.warning("no beat for %.1f s: all runs were ended", message["silent"])
+            code, strays, memory = (int(message[name]) for name in ("code", "strays", "memory"))
+            self._ended.append(Ended(key, code, strays, memory, silent=bool(message["silent"])))
+        elif "silence" in message:
+            logger.warning("no beat for %.1f s: all runs were ended", message["silence"])
         _close_all(descriptors)
 
     def _bury(self, *, force: bool = False) -> bool:

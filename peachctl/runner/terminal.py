@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peachctl.runner import Ended
+from peachctl.runner.supervised import environment
 from peachctl.runtime.job import Job
 
 
@@ -48,9 +49,15 @@ class TerminalRun:
 
 
 class TerminalRunner:
-    """Starts a fresh interpreter in the foreground; its end is seen through a pidfd."""
+    """Starts a fresh interpreter in the foreground; its end is seen through a pidfd.
 
-    def __init__(self) -> None:
+    There is no supervisor: the kernel ends the run with the process (its main thread) that started it. lock_fd, token:
+    as in `supervised.open_runner`.
+    """
+
+    def __init__(self, lock_fd: int, token: str) -> None:
+        self._lock_fd = lock_fd
+        self._token = token
         self._run: TerminalRun | None = None
         self._told = False
         # Registered with a selector before there is a process: pidfds come and go inside.
@@ -61,12 +68,15 @@ class TerminalRunner:
         output.touch(mode=0o640)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        job = replace(job, report_fd=theirs.fileno())
+        job = replace(job, report_fd=theirs.fileno(), parent=os.getpid())
+        variables = {**environment(os.environ, self._token), "PEACHCTL_JOB": job.to_json()}
+        if "PEACHCTL_TTY" in os.environ:
+            variables["PEACHCTL_TTY"] = os.environ["PEACHCTL_TTY"]
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "peachctl.runtime", job.script],
-                env={**os.environ, "PEACHCTL_JOB": job.to_json()},
-                pass_fds=[theirs.fileno()],
+                env=variables,
+                pass_fds=[theirs.fileno(), self._lock_fd],
             )
         self._pidfd = os.pidfd_open(process.pid)
         self._ends.register(self._pidfd, select.EPOLLIN)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from peachctl.names import file_name
-from peachctl.runtime.job import Job, Reach
+from peachctl.runtime.job import Job, reach_of
 
 _locks: list[int] = []
 
@@ -23,7 +23,6 @@ def job_by_hand() -> Job:
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "script").absolute()
     settings = config.load()
     folder = _claim(settings.folders.workflow_temp / "by_hand", file_name(script.stem, 100))
-    storage = settings.storage
     return Job(
         queue_id=0,
         attempt=1,
@@ -35,14 +34,7 @@ def job_by_hand() -> Job:
         download_workflows=str(settings.folders.download_workflows),
         download_files=str(settings.folders.download_files),
         debug=os.environ.get("PEACHCTL_PDB") == "1",
-        reach=Reach(
-            schemes=tuple(storage.schemes),
-            folders=tuple(str(one) for one in storage.folders),
-            hosts=tuple(storage.hosts),
-            xnat_servers=tuple(storage.xnat_servers),
-            size=storage.file_bytes,
-            seconds=storage.file_time,
-        ),
+        reach=reach_of(settings.storage),
     )
 
 

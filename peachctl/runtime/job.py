@@ -3,7 +3,10 @@
 import json
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peachctl.config_model import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +21,28 @@ class Reach:
     seconds: float = 6 * 3600
 
 
+def reach_of(storage: "Storage") -> Reach:
+    """What the configuration says of `from_uri`."""
+    return Reach(
+        schemes=tuple(storage.schemes),
+        folders=tuple(str(folder) for folder in storage.folders),
+        hosts=tuple(storage.hosts),
+        xnat_servers=tuple(storage.xnat_servers),
+        size=storage.file_bytes,
+        seconds=storage.file_time,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One attempt at one workflow. All paths are absolute.
 
     folder: `.../workflow_<id>`, the workflow's folder of this attempt (its parent is what services see as
-    `temp_locations["workflow_temp"]`). results: folder of kept node results, or None to keep none; reuse: whether
+    `temp_locations["workflow_temp"]`). published: where that folder is when the attempt has ended, None where it stays.
+    results: folder of kept node results, or None to keep none; reuse: whether
     those that are there may be used. workers: most nodes at once. report_fd: number of the inherited SOCK_SEQPACKET
-    descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node.
+    descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node. parent:
+    number of the process that a fresh interpreter must not outlive, None where a supervisor sees to that.
     """
 
     queue_id: int
@@ -37,10 +54,12 @@ class Job:
     folder: str
     download_workflows: str
     download_files: str
+    published: str | None = None
     results: str | None = None
     reuse: bool = False
     report_fd: int | None = None
     debug: bool = False
+    parent: int | None = None
     reach: Reach = field(default_factory=Reach)
 
     def to_json(self) -> str:

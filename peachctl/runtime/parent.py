@@ -14,7 +14,8 @@ Who notices whose death:
   descendants come to the executor, which ends them (it is a subreaper).
 - The executor is stopped: no beat comes, and after a while the supervisor ends all runs by itself.
 - A run's main process ends: it was the subreaper of all below it, so what is left of it comes to the supervisor as a
-  child that it did not start. Such children are ended until there are none; only then the run has ended.
+  child that it did not start. Such children are ended until none of that run's is left (`custody` knows whose they
+  are); only then the run has ended.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ from typing import Any, NoReturn
 
 from peachctl import processes, runtime
 from peachctl.runtime import namespace
+from peachctl.runtime.custody import Custody
 from peachctl.runtime.job import Job
 
 _MESSAGE_SIZE = 256 << 10
@@ -49,7 +51,7 @@ _QUIET = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 @dataclass(slots=True)
 class _Run:
     """A run that was started. code: how its main process ended, None while it lives. kill_at: when (monotonic) all of
-    it is killed; None: nobody asked for its end."""
+    it is killed; None: nobody asked for its end. silent: it is killed because no beat came."""
 
     key: str
     pid: int
@@ -57,6 +59,7 @@ class _Run:
     memory: int = 0
     strays: int = 0
     kill_at: float | None = None
+    silent: bool = False
 
 
 class Supervisor:
@@ -74,7 +77,9 @@ class Supervisor:
         self._pid = os.getpid()
         self._runs: dict[int, _Run] = {}
         self._ended: list[_Run] = []
-        self._strays: set[int] = set()
+        self._custody = Custody()
+        self._counted: set[int] = set()
+        self._look_due = False
         self._outbox: deque[bytes] = deque()
         self._beat = time.monotonic()
         self._silent = False
@@ -158,13 +163,19 @@ class Supervisor:
             key = str(order["start"])
             if time.monotonic() - self._beat > self._orders_after:
                 # Whoever gave this order may have been stopped between its claim and the order.
-                self._say({"ended": key, "code": -signal.SIGKILL, "strays": 0, "memory": 0})
+                self._say_ended(_Run(key, 0, -signal.SIGKILL, silent=True))
                 return
             self._start(key, order["job"], *descriptors)
         elif "end" in order:
             for run in self._runs.values():
                 if run.key == order["end"]:
                     self._end(run, float(order["grace"]))
+
+    def _say_ended(self, run: _Run) -> None:
+        # A main process that was quicker with an end of its own has one.
+        silent = run.silent and run.code == -signal.SIGKILL
+        message = {"ended": run.key, "code": run.code, "strays": run.strays, "memory": run.memory, "silent": silent}
+        self._say(message)
 
     def _say(self, message: dict[str, Any]) -> None:
         self._outbox.append(json.dumps(message).encode())
@@ -207,8 +218,8 @@ class Supervisor:
         if self._runs and not self._silent and now - self._beat > self._orders_after:
             self._silent = True
             for run in self._runs.values():
-                run.kill_at = now
-            self._say({"silent": now - self._beat})
+                run.kill_at, run.silent = now, True
+            self._say({"silence": now - self._beat})
         for run in self._runs.values():
             if run.kill_at is not None and run.kill_at <= now:
                 _kill(run.pid)
@@ -224,27 +235,32 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self._strays.discard(pid)
+            self._look_due = True
+            self._counted.discard(pid)
             run = self._runs.pop(pid, None)
+            self._custody.reaped(pid, None if run is None else run.key)
             if run is not None:
                 run.code = os.waitstatus_to_exitcode(status)
                 run.memory = usage.ru_maxrss << 10
                 self._ended.append(run)
 
     def _settle(self) -> None:
-        """Ends what runs have left, and says of them that they have ended as soon as nothing is left.
+        """Ends what runs have left, and says of each that it has ended as soon as nothing of it is left.
 
         Whatever a main process leaves becomes our child before that process can be reaped, and so do the children of
         such a stray. So when none is there after everything was reaped, nothing is.
         """
-        for rounds in range(_ROUNDS if self._ended else 0):
+        for rounds in range(_ROUNDS if self._ended or self._look_due else 0):
+            self._look_due = False
             strays = [child for child in processes.own_children(self._depth) if child.pid not in self._runs]
             waiting = [child for child in strays if not child.zombie]
+            now = time.monotonic()
+            sessions = {run.pid: run.key for run in [*self._runs.values(), *self._ended]}
+            self._custody.look(strays, sessions, now)
+            for run in [one for one in self._ended if not self._custody.holds_back(one.key, now)]:
+                self._ended.remove(run)
+                self._say_ended(run)
             if not strays:
-                for run in self._ended:
-                    self._say({"ended": run.key, "code": run.code, "strays": run.strays, "memory": run.memory})
-                self._ended.clear()
-                self._strays.clear()
                 return
             # At once what we see; what it has made in the meantime, or hides behind it, in the rounds that follow.
             self._kill_strays(waiting)
@@ -264,10 +280,11 @@ class Supervisor:
             if stray.group in patient:
                 continue
             _kill(stray.pid)
-            if stray.pid not in self._strays:
-                self._strays.add(stray.pid)
-                owner = next((run for run in self._ended if run.pid == stray.session), self._ended[0])
-                owner.strays += 1
+            if stray.pid not in self._counted:
+                self._counted.add(stray.pid)
+                owners = self._custody.owners(stray.pid)
+                for run in [run for run in self._ended if run.key in owners][:1]:
+                    run.strays += 1
             if stray.group not in groups:
                 # A group is killed as one, with what it forks at this moment.
                 groups.add(stray.group)
@@ -281,7 +298,7 @@ class Supervisor:
             pid = os.fork()
         except OSError as error:
             os.write(output, f"no process could be started: {error}\n".encode())
-            self._say({"ended": key, "code": 1, "strays": 0, "memory": 0})
+            self._say_ended(_Run(key, 0, 1))
             return
         if pid == 0:
             self._become(key, job, reports, output)

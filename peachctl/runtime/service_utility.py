@@ -135,7 +135,8 @@ def _write(stream: BinaryIO, destination: str) -> None:
 def info(c: Sequence[Any], msg: object) -> None:
     """Logs a message: appends `[<node id>](info): "<msg>"` to `<node id>.log`, and prints it.
 
-    One line per message: line breaks in it are written as `\\n`. Passwords are masked.
+    One line per message: line breaks in it are written as `\\n`. Passwords are masked. Files of the workflow's folder
+    are named where whoever reads the log will find them, which is not where they are while the workflow runs.
     """
     _log(c, "info", msg)
 
@@ -153,6 +154,9 @@ def error(c: Sequence[Any], msg: object) -> None:
 def _log(c: Sequence[Any], level: str, msg: object) -> None:
     _, node = _ids(c)
     message = mask(str(msg))
+    job = _current()
+    if job.published is not None:
+        message = message.replace(f"{job.folder}/", f"{job.published}/")
     line = f'[{_one_line(node)}]({level}): "{_one_line(message)}"\n'
     raw = line.encode(errors="backslashreplace")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

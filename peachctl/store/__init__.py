@@ -58,7 +58,8 @@ class Wanted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from: unique per message. The inbox is the topic `inbox@HOST`, partition 0."""
+    """Where a message came from: unique per message. The inbox is the topic `inbox@HOST`, partition 0; 1 and
+    more where a file was written on after it had been filed."""
 
     topic: str
     partition: int
@@ -330,8 +331,8 @@ class Store(Protocol):
         """Names the packed output of an ended row that has none; does nothing to any other."""
         ...
 
-    def letters(self) -> list[Letter]:
-        """Oldest first, bodies included."""
+    def letters(self, *, bodies: bool = True) -> list[Letter]:
+        """Oldest first. Without bodies each has an empty one, and none is read: together they may be gigabytes."""
         ...
 
     def letter(self, number: int) -> Letter | None: ...

@@ -52,6 +52,8 @@ _ROW = f"{_COLUMNS} FROM {{queue}} q {_BESIDE}"
 
 _LETTER = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, body, received, queue_id
 FROM peach_letters """
+_LETTER_HEAD = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, '', received, queue_id
+FROM peach_letters """
 
 _EXPIRED = "(lease_until IS NULL OR lease_until <= UTC_TIMESTAMP(6))"
 
@@ -457,8 +459,9 @@ class MysqlStore:
 
     # Dead letters
 
-    def letters(self) -> list[Letter]:
-        return [_letter(values) for values in self._db.rows(f"{_LETTER} ORDER BY number")]
+    def letters(self, *, bodies: bool = True) -> list[Letter]:
+        found = self._db.rows(f"{_LETTER if bodies else _LETTER_HEAD} ORDER BY number")
+        return [_letter(values) for values in found]
 
     def letter(self, number: int) -> Letter | None:
         if not columns.known_id(number):
@@ -502,7 +505,9 @@ def _key(claim: Claim) -> tuple[int, int, str]:
 
 def _letter(values: Sequence[Any]) -> Letter:
     topic = values[4]
-    return columns.letter((*values[:4], None if topic is None else bytes(topic).decode(), *values[5:]))
+    body = values[9] or b""
+    named = None if topic is None else bytes(topic).decode()
+    return columns.letter((*values[:4], named, *values[5:9], body, *values[10:]))
 
 
 def _parts(many: Sequence[Any]) -> list[Sequence[Any]]:

@@ -45,6 +45,8 @@ LEFT JOIN peach_left l ON l.queue_id = q.id
 
 _LETTER = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, body, received, queue_id
 FROM peach_letters """
+_LETTER_HEAD = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, x'', received, queue_id
+FROM peach_letters """
 
 
 def open_store(
@@ -412,8 +414,9 @@ class SqliteStore:
 
     # Dead letters
 
-    def letters(self) -> list[Letter]:
-        return [columns.letter(values) for values in self._db.rows(f"{_LETTER} ORDER BY number")]
+    def letters(self, *, bodies: bool = True) -> list[Letter]:
+        found = self._db.rows(f"{_LETTER if bodies else _LETTER_HEAD} ORDER BY number")
+        return [columns.letter(values) for values in found]
 
     def letter(self, number: int) -> Letter | None:
         if not columns.known_id(number):

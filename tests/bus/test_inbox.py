@@ -214,6 +214,19 @@ def test_the_topic_stays_when_the_host_gets_a_new_name(inbox: Path) -> None:
     assert message.origin.topic == "inbox@container-1"
 
 
+@pytest.mark.parametrize("done", ["ack", "reject"])
+def test_a_file_that_is_written_on_after_it_was_taken_comes_again(done: str, sweeping: FolderBus, inbox: Path) -> None:
+    (inbox / "a.json").write_bytes(b"{")
+    [message] = take(sweeping, 1)
+    [taken] = (inbox / ".taken").iterdir()
+    taken.write_bytes(b"{}")
+    sweeping.ack([message]) if done == "ack" else sweeping.reject(message, "cut off")
+    [again] = take(sweeping, 1)
+    assert (again.body, again.origin) == (b"{}", message.origin)
+    sweeping.ack([again])
+    assert not taken.exists()
+
+
 def test_an_inbox_that_vanishes_and_comes_back_goes_on(inbox: Path, caplog: pytest.LogCaptureFixture) -> None:
     bus = FolderBus(inbox, None, "host", 1000, sweep=0.1, settle=0.1)
     assert bus.poll(0.1, 10) == []

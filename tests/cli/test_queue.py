@@ -1,4 +1,4 @@
-"""`queue` and `dlq` as real processes."""
+"""`queue` as real processes."""
 
 import json
 
@@ -7,7 +7,6 @@ from tests.conftest import DIAMOND, Peach, node, workflow
 
 def test_an_empty_queue_is_an_empty_list(peach: Peach) -> None:
     assert peach.json("queue", "list") == []
-    assert peach.json("dlq", "list") == []
     assert peach("queue", "list", "-o", "jsonl").stdout == ""
 
 
@@ -28,7 +27,6 @@ def test_an_id_that_is_not_there_exits_4_as_text_and_as_json(peach: Peach) -> No
     error = json.loads(peach("queue", "show", 7, "-o", "json", code=4).stderr)["error"]
     assert error["code"] == 4 and error["hint"] == "peachctl queue list"
     peach("queue", "logs", 7, code=4)
-    peach("dlq", "show", 7, code=4)
 
 
 def test_logs_show_what_the_workflow_printed_and_what_a_node_logged(peach: Peach) -> None:
@@ -37,23 +35,6 @@ def test_logs_show_what_the_workflow_printed_and_what_a_node_logged(peach: Peach
     assert peach("queue", "logs", 1, "E").stdout == '[E](info): "saved out.txt"\n'
     assert peach("queue", "logs", 1, "A").stdout == ""
     assert "no node 'X'" in peach("queue", "logs", 1, "X", code=4).stderr
-
-
-def test_a_refused_file_is_set_aside_beside_its_reason_and_listed(peach: Peach) -> None:
-    peach.inbox.mkdir(parents=True)
-    (peach.inbox / "cut.bin").write_bytes(b"\x06abc")
-    cycle = workflow(node("a", "Upper", [], "b"), node("b", "Upper", [], "a"))
-    (peach.inbox / "cycle.json").write_text(json.dumps(cycle))
-    peach("watch", "--once")
-    cut, cyclic = sorted(peach.json("dlq", "list"), key=lambda one: one["file"])
-    assert cut["file"] == "cut.bin" and cut["field"] == "user" and cut["topic"] is None and cut["size"] == 4
-    assert cyclic["file"] == "cycle.json" and "a -> b -> a" in cyclic["reason"]
-    aside = {path.name for path in (peach.inbox / ".refused").iterdir()}
-    assert {"cut.bin", "cycle.json"} <= {name.split("_", 1)[-1] for name in aside} | aside
-    shown = peach("dlq", "show", cut["number"]).stdout
-    assert "06 61 62 63" in shown and "byte" in shown
-    [row] = peach.rows()
-    assert row["status"] == "error" and "a -> b -> a" in row["reason"]
 
 
 def test_passwords_inside_uris_are_masked_unless_revealed(peach: Peach) -> None:

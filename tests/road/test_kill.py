@@ -52,11 +52,42 @@ def in_rejection(peach: Peach, point: str) -> None:
     judge(peach, rows=0)
 
 
+def in_retried_letter(peach: Peach, point: str) -> None:
+    """A refused workflow that is patched: whatever the kill left, it runs once, under the id that it had."""
+    drop(peach, CYCLE)
+    peach("consume", "ingest", "--once")
+    [letter] = peach.letters()
+    patch = peach.file({"nodes[0].connections[0]": {"port_idx": -1, "node_id": "x"}}, "patch.json")
+    killed(peach, point, "dlq", "retry", letter["number"], "--patch", patch)
+    assert peach.letters() == []
+    peach("consume", "ingest", "--once")
+    peach("consume", "execute", "--once")
+    judge(peach, rows=1)
+
+
+def in_dropped_letter(peach: Peach, point: str) -> None:
+    drop(peach, "{not json", "bad.json")
+    peach("consume", "ingest", "--once")
+    killed(peach, point, "dlq", "drop", 1)
+    peach("consume", "ingest", "--once")
+    assert peach.letters() == []
+    judge(peach, rows=0)
+
+
 def in_execute(peach: Peach, point: str) -> None:
     peach("submit", peach.file(DIAMOND))
     killed(peach, point, "consume", "execute", "--once")
     peach("consume", "execute", "--once")
     judge(peach, rows=1)
+
+
+def after_a_dead_executor(peach: Peach, point: str) -> None:
+    peach("submit", peach.file(DIAMOND))
+    killed(peach, "execute:claimed", "consume", "execute", "--once")
+    killed(peach, point, "consume", "execute", "--once")
+    peach("consume", "execute", "--once")
+    [row] = judge(peach, rows=1)
+    assert row["attempt"] == 2
 
 
 def in_failing(peach: Peach, point: str) -> None:
@@ -108,11 +139,13 @@ def with_deleted_row(peach: Peach, point: str) -> None:
 
 
 def while_draining(peach: Peach, point: str) -> None:
-    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["1.5"], "a"))))
+    go_on = peach.home / "go on"
+    peach("submit", peach.file(workflow(node("a", "Text", ["x"]), node("s", "Until", [str(go_on)], "a"))))
     process = peach.start("consume", "execute", PEACHCTL_FAILPOINT=point, PEACHCTL_EXECUTE__DRAIN="0.1s")
     peach.until(lambda: [one for row in peach.rows() for one in running_nodes(peach, row["id"])])
     process.terminate()
     assert process.wait(30) == -signal.SIGKILL
+    go_on.touch()
     peach("consume", "execute", "--once")
     judge(peach, rows=1)
 
@@ -179,14 +212,17 @@ SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
     "ingest:packed": in_refusal,
     "ingest:attached": in_refusal,
     "ingest:rejected": in_rejection,
+    **dict.fromkeys(["letters:filed", "letters:unpacked", "letters:removed"], in_retried_letter),
+    "letters:dropped": in_dropped_letter,
     **dict.fromkeys(
         [
-            *("execute:joined", "execute:renewed", "execute:released", "execute:expired", "execute:claimed"),
+            *("execute:joined", "execute:renewed", "execute:expired", "execute:claimed"),
             *("execute:prepared", "execute:written", "execute:started", "execute:reported", "execute:published"),
             *("execute:packed", "execute:finished", "execute:left"),
         ],
         in_execute,
     ),
+    "execute:released": after_a_dead_executor,
     "execute:logged": in_failing,
     "execute:rendered": with_lost_script,
     "execute:failure-packed": with_edited_script,

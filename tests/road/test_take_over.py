@@ -1,8 +1,15 @@
 """kill -9 of `run`, of an executor, of the warm parent, of a run: taken up again or ended with a reason."""
 
+import contextlib
 import os
+import pty
+import select
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +19,22 @@ from tests.conftest import DIAMOND, Peach, node, workflow
 from tests.road.judge import judge
 
 
-def counted(peach: Peach, seconds: float = 3) -> tuple[dict[str, Any], Path]:
-    """A workflow whose first node notes that it ran, and whose second takes its time."""
+def counted(peach: Peach) -> tuple[dict[str, Any], Path]:
+    """A workflow whose first node notes that it ran, and whose second runs until `go_on`."""
     notes = peach.home / "notes"
     return (
         workflow(
             node("text", "Text", ["x"]),
             node("first", "Count", [str(notes)], "text"),
-            node("slow", "Sleep", [str(seconds)], "first"),
+            node("slow", "Until", [str(peach.home / "go on")], "first"),
             node("last", "Count", [str(notes)], "slow"),
         ),
         notes,
     )
+
+
+def go_on(peach: Peach) -> None:
+    (peach.home / "go on").touch()
 
 
 def is_running(peach: Peach, name: str) -> bool:
@@ -59,6 +70,7 @@ def test_a_killed_executor_is_taken_over_at_once_and_done_nodes_do_not_run_again
     peach.until(lambda: is_running(peach, "slow"))
     process.kill()
     process.wait()
+    go_on(peach)
     began = time.monotonic()
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
     assert time.monotonic() - began < 60, "waited for the lease"
@@ -79,13 +91,14 @@ def test_a_killed_run_is_taken_up_with_the_hub_and_scheduler_that_it_had(peach: 
     process.wait()
     empty = tmp_path / "empty"
     empty.mkdir()
+    go_on(peach)
     peach("consume", "execute", "--once", PEACHCTL_FOLDERS__HUB=str(empty))
     judge(peach, rows=1)
 
 
 @pytest.mark.parametrize("which", ["supervisor", "all of its processes"])
 def test_when_the_warm_parent_is_killed_the_same_executor_starts_the_workflow_again(which: str, peach: Peach) -> None:
-    value, notes = counted(peach, 1.5)
+    value, notes = counted(peach)
     process = peach.start("run", peach.file(value))
     peach.until(lambda: is_running(peach, "slow"))
     victims = children(process.pid) if which == "supervisor" else descendants(process.pid)
@@ -94,13 +107,14 @@ def test_when_the_warm_parent_is_killed_the_same_executor_starts_the_workflow_ag
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    go_on(peach)
     assert process.wait(60) == 0
     judge(peach, rows=1)
     assert notes.read_text().split() == ["first", "last"]
 
 
 def test_an_attempt_that_keeps_losing_its_executor_ends_in_error_after_max_attempts(peach: Peach) -> None:
-    peach("submit", peach.file(counted(peach, 30)[0]))
+    peach("submit", peach.file(counted(peach)[0]))
     for _ in range(2):
         process = peach.start("consume", "execute", PEACHCTL_EXECUTE__MAX_ATTEMPTS="2")
         peach.until(lambda pid=process.pid: is_running(peach, "slow") and len(descendants(pid)) > 1)
@@ -150,13 +164,14 @@ def test_ctrl_c_cancels_a_run_with_all_of_its_processes(peach: Peach) -> None:
 def test_sigterm_drains_and_the_next_attempt_is_not_counted_and_goes_on_from_the_nodes_that_are_done(
     peach: Peach,
 ) -> None:
-    value, notes = counted(peach, 3)
+    value, notes = counted(peach)
     peach("submit", peach.file(value))
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__DRAIN="0.2s", PEACHCTL_EXECUTE__MAX_ATTEMPTS="1")
     peach.until(lambda: is_running(peach, "slow"))
     process.terminate()
     assert process.wait(30) == 0
     assert [row["status"] for row in peach.rows()] == ["queued"]
+    go_on(peach)
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__MAX_ATTEMPTS="1")
     judge(peach, rows=1)
     assert notes.read_text().split() == ["first", "last"]
@@ -178,8 +193,6 @@ def test_two_executors_on_one_database_run_each_workflow_once(peach: Peach) -> N
 
 
 def test_a_row_that_a_client_deletes_or_cancels_while_it_runs_is_ended(peach: Peach) -> None:
-    import sqlite3
-
     slow = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
     peach("submit", peach.file(slow), peach.file(slow, "two.json"))
     process = peach.start("consume", "execute")
@@ -211,3 +224,59 @@ def test_a_diamond_runs_with_every_scheduler_and_isolation(peach: Peach) -> None
             folder = peach.data / "workflow_temp" / f"workflow_{done['id']}"
             assert (folder / "E_out.txt").read_text() == "I-N.TXT"
     judge(peach, rows=6)
+
+
+@contextlib.contextmanager
+def locked(peach: Peach) -> Iterator[None]:
+    """Somebody else writes to the database, and does not come to an end."""
+    with contextlib.closing(sqlite3.connect(peach.database, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach: Peach) -> None:
+    peach("submit", peach.file(counted(peach, 60)[0]))
+    process = peach.start("consume", "execute", PEACHCTL_EXECUTE__LEASE="600s")
+    peach.until(lambda: is_running(peach, "slow"))
+    with locked(peach):
+        process.terminate()
+        time.sleep(0.1)  # else the kernel makes one of them
+        process.terminate()
+        assert process.wait(12) == 0  # SQLite would have waited for 30 s
+        peach.until(lambda: not peach.marked())
+
+
+def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
+    process = peach.start("run", peach.file(counted(peach, 60)[0]))
+    peach.until(lambda: is_running(peach, "slow"))
+    with locked(peach):
+        process.send_signal(signal.SIGINT)
+        peach.until(lambda: "is not cancelled yet" in (peach.home / "stderr.0").read_text())
+    assert process.wait(20) == 130
+    judge(peach, rows=1, statuses=("cancelled",))
+
+
+def test_a_run_in_the_debugger_does_not_outlive_its_executor_and_is_taken_over_at_once(peach: Peach) -> None:
+    value = workflow(node("a", "Text", ["x"]), node("bad", "Fail", ["look here"], "a"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peachctl", "run", str(peach.file(value)), "--pdb"],
+        env=peach.environment(TERM="dumb"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=peach.home,
+    )
+    os.close(theirs)
+    try:
+        seen = b""
+        while b"(Pdb)" not in seen:
+            assert select.select([ours], [], [], 30)[0], seen
+            seen += os.read(ours, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
+    [row] = judge(peach, rows=1, statuses=("error",))
+    assert row["attempt"] == 2 and "look here" in row["reason"]

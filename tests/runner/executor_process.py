@@ -35,7 +35,7 @@ def main() -> None:
                     say(key=run.key, **event)
             try:
                 for ended in rig.runner.ended():
-                    say(ended=ended.key, code=ended.code, namespace=rig.runner.namespace)
+                    say(ended=ended.key, code=ended.code, silent=ended.silent, namespace=rig.runner.namespace)
             except SupervisorLost:
                 say(lost=True)
                 return

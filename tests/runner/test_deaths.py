@@ -172,7 +172,8 @@ def test_a_stopped_executor_loses_its_runs_and_hears_of_it(way: str, tmp_path: P
         wait_until(lambda: not living(marker))
         assert 0.7 < time.monotonic() - stopped < 4
         os.kill(started.process.pid, signal.SIGCONT)
-        assert started.hear("ended")["code"] == -9
+        ended = started.hear("ended")
+        assert (ended["code"], ended["silent"]) == (-9, True)
 
 
 def test_a_stopped_supervisor_does_not_keep_a_dead_executors_runs_alive(
@@ -202,7 +203,7 @@ def test_an_order_that_was_given_too_late_starts_nothing(way: str, tmp_path: Pat
         time.sleep(1.3)
         run = rig.start("report(here=1)")
         (ended,) = wait_until(rig.runner.ended)
-        assert (ended.key, ended.code, run.events()) == (run.key, -9, [])
+        assert (ended.key, ended.code, ended.silent, run.events()) == (run.key, -9, True, [])
         rig.runner.beat()
         assert rig.whole("report(here=1)")[1] == [{"here": 1}]
 

@@ -39,7 +39,7 @@ def test_a_namespace_is_used_where_the_host_allows_one(rig: Rig, request: pytest
 )
 def test_the_end_says_the_exit_status_or_the_signal(rig: Rig, text: str, code: int) -> None:
     ended, _ = rig.whole(text)
-    assert (ended.code, ended.strays) == (code, 0)
+    assert (ended.code, ended.strays, ended.silent) == (code, 0, False)
     assert 1 << 20 < ended.memory < 1 << 30
 
 

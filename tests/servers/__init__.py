@@ -1,7 +1,7 @@
 """The real servers of the suite: one of each per session, on loopback, with private ports and folders.
 
 The session is pytest's controller process (or `make proof`): it makes the folder, whose name its workers inherit in
-`PEACH_TEST_SERVERS`, and stops by their pids, at its end, what was started in it. A server starts when the first test
+`SERVERS_OF_THE_TESTS`, and stops by their pids, at its end, what was started in it. A server starts when the first test
 asks for it; the others that ask wait on a lock. One that can't be had fails whatever needs it; nothing is skipped.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 CACHE = Path(__file__).parents[2] / ".cache" / "servers"
 """What `make test` has downloaded, by name and version; kept between runs."""
 
-_SESSION = "PEACH_TEST_SERVERS"
+_SESSION = "SERVERS_OF_THE_TESTS"
 _PATIENCE = 10.0
 
 

@@ -87,7 +87,22 @@ def mysql(into: Path) -> str:
     return version
 
 
-SERVERS: dict[str, Callable[[Path], str]] = {"mariadb": mariadb, "mysql": mysql}
+def kafka(into: Path) -> str:
+    """Apache Kafka 4, its jars from Maven Central. Gives its version."""
+    return _kafka(into, "4.1.0", ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"))
+
+
+def old_kafka(into: Path) -> str:
+    """Apache Kafka 3, of the line that clients of 2017 can still talk to. Gives its version."""
+    return _kafka(into, "3.9.1", ("org.slf4j", "slf4j-reload4j", "1.7.36"))
+
+
+SERVERS: dict[str, Callable[[Path], str]] = {
+    "mariadb": mariadb,
+    "mysql": mysql,
+    "kafka": kafka,
+    "old-kafka": old_kafka,
+}
 """By name: what puts a server into an empty folder and gives its version; raises RuntimeError with one line."""
 
 
@@ -155,6 +170,31 @@ def _packages(into: Path, suite: str, package: str, others: list[str]) -> str:
     return version[1].rstrip(".")
 
 
+def _kafka(into: Path, version: str, log: tuple[str, str, str]) -> str:
+    """The jars of a version of Kafka, and of what writes its log, into `into`."""
+    packages = {"java": "openjdk-17-jre-headless", "mvn": "maven", "openssl": "openssl"}
+    missing = [package for program, package in packages.items() if not shutil.which(program)]
+    if missing:
+        install_them = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        if os.geteuid() != 0:
+            raise RuntimeError(f"Debian packages are missing; as root: {' '.join(install_them)}")
+        _run(["apt-get", "-qq", "update"])
+        _run(install_them, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    wanted = (("org.apache.kafka", "kafka_2.13", version), log)
+    dependencies = "".join(
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{number}</version></dependency>"
+        for group, name, number in wanted
+    )
+    project = into / "pom.xml"
+    project.write_text(
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<groupId>peachctl</groupId><artifactId>broker</artifactId><version>1</version>"
+        f"<dependencies>{dependencies}</dependencies></project>\n"
+    )
+    _run(["mvn", "-q", "-B", "-f", str(project), "dependency:copy-dependencies", f"-DoutputDirectory={into}"])
+    return version
+
+
 def _mirror() -> str:
     known = _run(["apt-get", "indextargets", "--format", "$(SITE)", "Identifier: Packages", "Label: Debian"]).split()
     return known[0] if known else DEBIAN
@@ -164,7 +204,7 @@ def _run(command: Sequence[str], env: Mapping[str, str] | None = None, input: st
     done = subprocess.run(command, env=env, input=input, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("E:") or "[ERROR]" in line]
-        said = said or done.stderr.splitlines()[-1:] or ["it said nothing"]
+        said = said or done.stderr.splitlines()[-1:] or done.stdout.splitlines()[:1] or ["it said nothing"]
         name = Path(command[3] if "--library-path" in command else command[0]).name
         raise RuntimeError(f"{name}: exit {done.returncode}: {said[0]}")
     return done.stdout

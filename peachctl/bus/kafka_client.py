@@ -1,0 +1,342 @@
+"""The border to kafka-python: a configuration becomes clients with time-outs, their errors become ours.
+
+kafka-python tries again for ever where a password or a certificate is refused, and tells nobody why. So every server
+is greeted by a conversation of our own first (`reach`): TCP, TLS, the version of the protocol, SASL.
+
+The password is in no text of ours: not in a repr, an error or a log; the logger `kafka` stays at INFO or above,
+because its DEBUG prints settings and payloads.
+
+Imported late: kafka costs more than all of the command line.
+"""
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kafka import (  # noqa: TID253 this module is imported inside functions only
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    TopicPartition,
+)
+from kafka.coordinator.assignors.range import RangePartitionAssignor  # noqa: TID253
+from kafka.errors import (  # noqa: TID253
+    AuthorizationError,
+    KafkaError,
+    RetriableError,
+    SaslAuthenticationFailedError,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
+from kafka.net.sasl import get_sasl_mechanism  # noqa: TID253
+from kafka.protocol.metadata import ApiVersionsRequest  # noqa: TID253
+from kafka.protocol.parser import KafkaProtocol  # noqa: TID253
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: TID253
+
+from peachctl.config import Config, kafka_password
+from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds for which commands wait for a server that does not answer."""
+
+CALL = 10_000
+"""Milliseconds that one call of a client may take."""
+
+_GREETING = 5.0
+_FETCH_BYTES = 8 << 20
+_CLIENT = "peachctl"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the servers are reached and who we are there. mechanism: as Kafka spells it, None without SASL."""
+
+    servers: tuple[str, ...]
+    protocol: str
+    mechanism: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return ", ".join(self.servers)
+
+    def options(self) -> dict[str, Any]:
+        """What all three clients take. Holds the password: not for any message."""
+        return {
+            "bootstrap_servers": list(self.servers),
+            "client_id": _CLIENT,
+            "security_protocol": self.protocol,
+            "ssl_context": self.context,
+            **self.sasl(),
+            "bootstrap_timeout_ms": CALL,
+            "request_timeout_ms": 30_000,
+            "reconnect_backoff_max_ms": 1_000,
+        }
+
+    def sasl(self) -> dict[str, Any]:
+        return {
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.username,
+            "sasl_plain_password": self.password,
+        }
+
+
+def settings(config: Config) -> Settings:
+    """How `kafka.*` says that the servers are reached. Raises ConfigError."""
+    kafka = config.kafka
+    if not kafka.bootstrap_servers:
+        raise ConfigError("kafka.bootstrap_servers is not set", 'set it to a list of "HOST:PORT"')
+    _calm()
+    protocol = kafka.security_protocol.upper()
+    mechanism, password = None, None
+    if protocol.startswith("SASL"):
+        if kafka.sasl_mechanism is None:
+            raise ConfigError(
+                f"kafka.sasl_mechanism is not set, but kafka.security_protocol is {kafka.security_protocol}",
+                'set it to "plain", "scram-sha-256", "scram-sha-512" or "gssapi"',
+            )
+        mechanism = kafka.sasl_mechanism.upper()
+        if mechanism != "GSSAPI":
+            password = kafka_password(config)
+            if kafka.sasl_username is None:
+                raise ConfigError(f"kafka.sasl_username is not set, but kafka.sasl_mechanism is {kafka.sasl_mechanism}")
+            if password is None:
+                raise ConfigError(
+                    f"there is no password for kafka.sasl_username {kafka.sasl_username}",
+                    "set kafka.sasl_password_file, or give the systemd credential peachctl-kafka-password",
+                )
+    return Settings(
+        servers=kafka.bootstrap_servers,
+        protocol=protocol,
+        mechanism=mechanism,
+        username=kafka.sasl_username if mechanism else None,
+        password=password,
+        context=_context(config) if protocol.endswith("SSL") else None,
+    )
+
+
+def _context(config: Config) -> ssl.SSLContext:
+    # Made here: kafka-python takes `ssl_ciphers` and ignores it, and so might it others.
+    kafka = config.kafka
+    try:
+        context = ssl.create_default_context(cafile=kafka.tls_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"kafka.tls_ca: {kafka.tls_ca}: {_reason(error)}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not kafka.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if kafka.tls_cert is not None:
+        try:
+            # A key with a pass phrase would make OpenSSL ask at the terminal.
+            context.load_cert_chain(kafka.tls_cert, kafka.tls_key, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"kafka.tls_cert, kafka.tls_key: {_reason(error)}") from error
+    return context
+
+
+def _calm() -> None:
+    """kafka-python tells each failing attempt in several lines; we say once what is the matter."""
+    verbose = logging.getLogger("peachctl").isEnabledFor(logging.DEBUG)
+    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+def reach(to: Settings, patience: float = PATIENCE) -> None:
+    """Returns as soon as one of the servers has greeted us. Raises RefusedError at once where one does not accept who
+    we are (or we not it), ConfigError for a SASL mechanism that it does not have, UnreachableError after `patience`
+    seconds without an answer."""
+    end = time.monotonic() + patience
+    while True:
+        failures = []
+        for server in to.servers:
+            host, _, port = server.rpartition(":")
+            try:
+                _greet(to, host.strip("[]"), int(port), min(_GREETING, max(0.1, end - time.monotonic())))
+                return
+            except (OSError, KafkaError) as error:
+                failures.append(f"{server}: {_reason(error)}")
+        if time.monotonic() + 0.5 > end:
+            raise UnreachableError(
+                f"Kafka cannot be reached: {'; '.join(failures)}", "see that it runs, and kafka.bootstrap_servers"
+            )
+        time.sleep(0.5)
+
+
+def _greet(to: Settings, host: str, port: int, timeout: float) -> None:
+    where = f"{host}:{port}"
+    with socket.create_connection((host, port), timeout) as plain:
+        connection = _secure(to.context, plain, host, where)
+        with connection:
+            talk = _Talk(connection, timeout)
+            talk.ask(ApiVersionsRequest(version=0))
+            if to.mechanism is not None:
+                _authenticate(to, talk, host, where)
+
+
+def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, where: str) -> socket.socket:
+    if context is None:
+        return plain
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        raise RefusedError(
+            f"Kafka at {where}: its certificate is not accepted: {error.verify_message}",
+            "see kafka.tls_ca, and that the certificate has the name in kafka.bootstrap_servers",
+        ) from error
+
+
+def _authenticate(to: Settings, talk: "_Talk", host: str, where: str) -> None:
+    answer = talk.ask(SaslHandshakeRequest(mechanism=to.mechanism, version=1))
+    if to.mechanism not in answer.mechanisms:
+        offered = ", ".join(sorted(answer.mechanisms)).lower() or "none"
+        raise ConfigError(
+            f"kafka.sasl_mechanism: {where} does not take {str(to.mechanism).lower()}", f"it takes {offered}"
+        )
+    try:
+        mechanism = get_sasl_mechanism(to.mechanism)(host=host, sasl_kerberos_service_name="kafka", **to.sasl())
+    except ImportError as error:
+        raise ConfigError(
+            f"kafka.sasl_mechanism: {str(to.mechanism).lower()} needs the Python package {error.name}"
+        ) from error
+    while not mechanism.is_done():
+        answer = talk.ask(SaslAuthenticateRequest(mechanism.auth_bytes(), version=0))
+        if answer.error_code:
+            raise RefusedError(
+                f"Kafka at {where} does not accept the user {to.username} with this password"
+                f" ({str(to.mechanism).lower()})",
+                "see kafka.sasl_username and kafka.sasl_password_file",
+            ) from for_code(answer.error_code)()
+        try:
+            mechanism.receive(answer.auth_bytes)
+        except Exception as error:
+            raise UnreachableError(f"Kafka at {where}: its part of the {to.mechanism} exchange is wrong") from error
+
+
+class _Talk:
+    """Requests and their answers over one socket."""
+
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        self._socket = connection
+        self._end = time.monotonic() + timeout
+        self._protocol = KafkaProtocol(client_id=_CLIENT)
+
+    def ask(self, request: Any) -> Any:
+        self._protocol.send_request(request)
+        self._socket.sendall(self._protocol.send_bytes())
+        while True:
+            self._socket.settimeout(max(0.01, self._end - time.monotonic()))
+            received = self._socket.recv(65536)
+            if not received:
+                raise ConnectionError("the connection was closed (see kafka.security_protocol)")
+            answers = self._protocol.receive_bytes(received)
+            if answers:
+                return answers[0][1]
+
+
+def _reason(error: BaseException) -> str:
+    """What a failure says of itself, in a few words and without numbers of libraries."""
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "TLS failed").replace("_", " ").lower()
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) or type(error).__name__
+
+
+def translated(error: KafkaError, to: Settings, what: str) -> PeachError:
+    """An error of kafka-python in our words. what: what could not be done, such as `the topics cannot be listed`."""
+    if isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError):
+        return RefusedError(f"Kafka at {to.where} does not accept the user {to.username} any more: {what}")
+    if isinstance(error, AuthorizationError):
+        who = f"the user {to.username}" if to.username else "this client"
+        return RefusedError(
+            f"Kafka does not allow {who} this: {what} ({type(error).__name__})", "give it the rights (docs/kafka.md)"
+        )
+    return UnreachableError(f"Kafka at {to.where}: {what}: {_reason(error)}")
+
+
+@contextmanager
+def border(to: Settings, what: str) -> Iterator[None]:
+    """Errors of kafka-python do not pass: see `translated`."""
+    try:
+        yield
+    except KafkaError as error:
+        raise translated(error, to, what) from error
+
+
+def open_admin(to: Settings) -> KafkaAdminClient:
+    """Raises UnreachableError, RefusedError, as `reach` does. To be closed."""
+    with border(to, "no connection"):
+        return KafkaAdminClient(**to.options())
+
+
+def open_consumer(to: Settings, group: str | None, **more: Any) -> KafkaConsumer:
+    """A consumer that decodes nothing, commits nothing by itself and begins nowhere by itself. group: None for one
+    that only looks. more: its settings, which win. Raises UnreachableError, RefusedError. To be closed."""
+    with border(to, "no connection"):
+        return KafkaConsumer(
+            **to.options()
+            | {
+                "group_id": group,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "none",
+                "allow_auto_create_topics": False,
+                "partition_assignment_strategy": (RangePartitionAssignor,),
+                "fetch_max_bytes": _FETCH_BYTES,
+                "metadata_max_age_ms": 30_000,
+            }
+            | more
+        )
+
+
+def open_producer(to: Settings, largest: int = 1 << 20) -> KafkaProducer:
+    """A producer whose sends end within 30 s. largest: bytes of a value. Raises UnreachableError, RefusedError."""
+    with border(to, "no connection"):
+        return KafkaProducer(
+            **to.options(),
+            acks="all",
+            delivery_timeout_ms=30_000,
+            max_block_ms=5_000,
+            max_request_size=largest + (64 << 10),
+        )
+
+
+def patiently(call: Callable[[], T], seconds: float = 15.0) -> T:
+    """Does it again while the answer is one that passes by itself (a coordinator that is being chosen, for example)."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except RetriableError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
+    """Those of a topic, in order; none where it is not there."""
+    found = patiently(lambda: admin.describe_topics([topic]))
+    return sorted(
+        TopicPartition(topic, one["partition_index"])
+        for described in found
+        if described["name"] == topic and not described["error_code"]
+        for one in described["partitions"]
+    )
+
+
+def committed(admin: KafkaAdminClient, group: str, topic: str) -> dict[TopicPartition, int]:
+    """The offsets that a group has in a topic; none is a value."""
+    # One group per call and all of its topics: brokers before 3.0 know no other way.
+    found: Mapping[TopicPartition, Any] = patiently(lambda: admin.list_group_offsets({group: None}).get(group, {}))
+    return {tp: kept.offset for tp, kept in found.items() if tp.topic == topic and kept.offset >= 0}

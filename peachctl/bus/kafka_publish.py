@@ -1,0 +1,93 @@
+"""Sending to Kafka: each record is acknowledged by the broker, or said not to be."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka.errors import KafkaError  # noqa: TID253 this module is imported inside functions only
+
+from peachctl.bus.kafka_client import Settings, open_producer, reach, translated
+from peachctl.errors import RefusedError, UnreachableError
+from peachctl.store import Origin
+
+logger = logging.getLogger(__name__)
+
+_REST = 5.0
+
+
+class Publisher:
+    """A producer that is made when it is needed, and thrown away after any failure: kafka-python's stays broken after
+    an error that it does not try again, whatever the broker does.
+
+    largest: bytes of a value. trouble: why the last call did not have all acknowledged, else None.
+    """
+
+    def __init__(self, to: Settings, largest: int = 1 << 20) -> None:
+        self._to = to
+        self._largest = largest
+        self._producer: Any = None
+        self._rest_until: dict[str, float] = {}
+        self.trouble: str | None = None
+
+    def send(
+        self, topic: str, values: Sequence[bytes], headers: Mapping[str, str] | None = None, patience: float = 35.0
+    ) -> list[Origin | None]:
+        """Where each value stands in the topic now; None for one that was not acknowledged within `patience` seconds
+        (it may stand there all the same). Raises RefusedError."""
+        if not values:
+            return []
+        end = time.monotonic() + patience
+        if time.monotonic() < self._rest_until.get(topic, 0):
+            return [None] * len(values)  # `trouble` still says why
+        try:
+            producer = self._ready()
+        except UnreachableError as error:
+            self._failed(topic, error.message)
+            return [None] * len(values)
+        self.trouble = None
+        carried = [(name, text.encode()) for name, text in (headers or {}).items()]
+        futures: list[Any] = []
+        failure: KafkaError | None = None
+        for value in values:
+            try:
+                futures.append(producer.send(topic, value, headers=carried))
+            except KafkaError as error:
+                failure = error
+                break
+        sent: list[Origin | None] = []
+        for future in futures:
+            try:
+                # `flush` would report nothing: only the future tells.
+                found = future.get(timeout=max(0.0, end - time.monotonic()))
+                sent.append(Origin(found.topic, found.partition, found.offset))
+            except KafkaError as error:
+                failure = error
+                sent.append(None)
+        if failure is not None:
+            self.close(0.0)
+            told = translated(failure, self._to, f"nothing can be sent to the topic {topic}")
+            if isinstance(told, RefusedError):
+                raise told
+            self._failed(topic, told.message)
+        return sent + [None] * (len(values) - len(sent))
+
+    def _ready(self) -> Any:
+        if self._producer is None:
+            reach(self._to, 1.0)
+            self._producer = open_producer(self._to, self._largest)
+        return self._producer
+
+    def _failed(self, topic: str, why: str) -> None:
+        self.trouble = why
+        self._rest_until[topic] = time.monotonic() + _REST
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Waits at most that many seconds for what is under way."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=timeout)
+        except KafkaError as error:
+            logger.debug("the producer did not close: %s", error)

@@ -1,0 +1,67 @@
+"""Sends messages to a topic of Kafka, one at a time: for `submit` and for the service list.
+
+A message is sent when all replicas that are in step have it (`acks=all`) and its future says so; the library's `flush`
+says nothing. One at a time, because the library puts several into one batch, and then all of them share the fate of
+one that is too large. After an error that is final its producer answers every later message with that error, so it is
+thrown away and the next message gets another.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError  # noqa: TID253 imported late
+
+from peachctl.bus import MessageTooLarge
+from peachctl.bus.kafka_client import Settings, open_producer, reach, translated
+from peachctl.errors import PeachError
+from peachctl.store import Origin
+
+logger = logging.getLogger(__name__)
+
+_REPLY = 35.0  # seconds; the producer's own time-outs are shorter
+
+
+class KafkaSender:
+    """largest: bytes of a message. patience: seconds for which Kafka is waited for where it is away."""
+
+    def __init__(self, to: Settings, largest: int, patience: float) -> None:
+        self._to = to
+        self._largest = largest
+        self._patience = patience
+        self._producer: Any = None
+
+    def connect(self) -> None:
+        """Raises UnreachableError, RefusedError."""
+        if self._producer is None:
+            reach(self._to, self._patience)
+            self._producer = open_producer(self._to, self._largest)
+
+    def send(self, topic: str, body: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Origin:
+        """Returns where the message stands. Raises MessageTooLarge, RefusedError, and UnreachableError: then it may or
+        may not stand there."""
+        self.connect()
+        try:
+            told = self._producer.send(topic, body, headers=list(headers)).get(timeout=_REPLY)
+        except KafkaError as error:
+            self.close()
+            raise self._meaning(topic, len(body), error) from error
+        return Origin(told.topic, told.partition, told.offset)
+
+    def _meaning(self, topic: str, size: int, error: KafkaError) -> PeachError:
+        if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+            return MessageTooLarge(
+                f"a message of {size} bytes is more than Kafka takes for the topic {topic}",
+                f"raise its max.message.bytes: kafka-configs.sh --alter --entity-type topics --entity-name {topic} ...",
+            )
+        return translated(error, self._to, f"a message to the topic {topic} was not acknowledged")
+
+    def close(self) -> None:
+        """Never raises, and waits some seconds at most."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=2.0)
+        except KafkaError as error:
+            logger.debug("closing a producer: %s", error)
