@@ -133,9 +133,12 @@ def _own(kind: str) -> str:
     known = databases.server(kind)
     name = f"t_{uuid.uuid4().hex[:16]}"
     databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
-    migrate(place_server(place))
-    return place
+    migrate(place_server(f"mysql://root@127.0.0.1:{known['port']}/{name}"))
+    # The user that docs/mysql.md has for the consumers: what the suite does, it can do.
+    databases.execute(
+        known, f"CREATE USER {name}@'%'", f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{name}`.* TO {name}@'%'"
+    )
+    return f"mysql://{name}@127.0.0.1:{known['port']}/{name}"
 
 
 _TABLES = ("jobs", "origins", "outbox", "runs", "nodes", "letters", "executors", "left", "writers")
