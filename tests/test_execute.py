@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, execute, files
+from peachctl import app, files, takeover
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
@@ -158,8 +158,8 @@ def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
     peach: Peach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept = 0.0
-    now = execute.boottime
-    monkeypatch.setattr(execute, "boottime", lambda: now() + slept)
+    now = takeover.boottime
+    monkeypatch.setattr(takeover, "boottime", lambda: now() + slept)
     monkeypatch.setattr(sqlite, "system_clock", lambda: Clock("this boot", lambda: now() + slept))
     with opened(peach, lease=3.0, sweep=0.0, slots=2) as rig:
         neighbour = Executor("f" * 32, "elsewhere", "{}")
