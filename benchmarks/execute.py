@@ -73,7 +73,7 @@ def through_the_executor(folder: Path, count: int, slots: int, scheduler: str) -
     ended: list[str] = []
 
     def file(number: int) -> None:
-        file_entries(store, [entry_of(WORKFLOW, body) for _ in range(number)], config.folders.queue)
+        file_entries(store, [entry_of(WORKFLOW, body, "") for _ in range(number)], config.folders.queue)
 
     with app.execute_loop(
         config,

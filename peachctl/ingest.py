@@ -30,13 +30,14 @@ hub is missing, unreadable or empty: the last is no reason to refuse workflows.
 
 import hashlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
@@ -51,12 +52,14 @@ from peachctl.workflow import Problem, Service, Workflow, check
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Judged: TypeAlias = tuple[Entry | None, Letter | None, Workflow | None]
 
 _BODY_KEPT = 1 << 20  # of a letter
 _TOLD = 20  # problems in a reason
 _TRIES = 1000
 _RELAYED = 200
 _HUB_AGE = 10.0
+_NOT_FINITE = re.compile(r'"(?:NaN|-?Infinity)"')
 # What is filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
@@ -65,10 +68,11 @@ class HubMissing(PeachError):
     """The service hub is missing, unreadable or empty: nothing can be said of any workflow now."""
 
 
-def entry_of(workflow: Workflow, body: bytes, priority: int = 1) -> Entry:
-    """The row of a decoded workflow. body: the message as it came, Avro or JSON; the script's name carries the MD5 of
-    the Avro message, for which JSON is encoded."""
-    md5 = hashlib.md5(wire.encode_workflow(workflow), usedforsecurity=False).hexdigest()
+def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> Entry:
+    """The row of a decoded workflow. body: the message as it came; name: as for `wire.decode_file`. The script's name
+    carries the MD5 of the Avro message, for which JSON is encoded."""
+    message = wire.encode_workflow(workflow) if wire.may_be_json(name) else body
+    md5 = hashlib.md5(message, usedforsecurity=False).hexdigest()
     return Entry(
         user=workflow.user,
         name=workflow.name,
@@ -91,7 +95,7 @@ def prepare_entry(body: bytes, name: str, hub: Hub, limits: wire.Limits, *, prio
     if problems:
         lines = [f"{problem.where}: {problem.message}" for problem in problems]
         raise PeachError(mask("\n".join(f"{printable(name)}: {line}" for line in lines)))
-    return entry_of(workflow, body, priority)
+    return entry_of(workflow, body, name, priority)
 
 
 def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
@@ -133,10 +137,15 @@ def file_entries(store: Store, entries: Sequence[Entry], queue_folder: Path) -> 
     return filed
 
 
-def _place(queue_folder: Path, row: Row) -> None:
-    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own."""
+def _place(queue_folder: Path, row: Row, workflow: Workflow | None = None) -> None:
+    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own.
+
+    workflow: what the row was filed from, where that is at hand: what is decoded from the row again takes a third of
+    all that a message costs. It renders the same, but for numbers that JSON has no words for.
+    """
     found = names.parse_script_name(row.execution_file)
-    workflow = wire.workflow_from_json(row.workflow_json, _ANY)
+    if workflow is None or _NOT_FINITE.search(row.workflow_json):
+        workflow = wire.workflow_from_json(row.workflow_json, _ANY)
     if row.status is Status.QUEUED and workflow.nodes:
         files.place(queue_folder, row.execution_file, script.render(workflow, found[1] if found else ""))
         fail_point("ingest:placed")
@@ -184,6 +193,7 @@ class Ingest:
         self._services: dict[str, dict[int, Service]] = {}
         self._loaded = -_HUB_AGE
         self._hand: list[Message] = []
+        self._fresh: dict[str, Workflow] = {}
         self._owed = True
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
@@ -249,18 +259,25 @@ class Ingest:
     def _handle(self, hand: Sequence[Message]) -> None:
         messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
-        entries = [entry for entry, _ in judged if entry is not None]
-        letters = [letter for _, letter in judged if letter is not None]
+        entries = [entry for entry, _, _ in judged if entry is not None]
+        letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
             filed = unique_names(entries, lambda named: self._store.file(named, letters))
             fail_point("ingest:filed")
+            decoded = [workflow for entry, _, workflow in judged if entry is not None]
+            self._fresh = {
+                one.execution_file: workflow
+                for one, workflow in zip(filed, decoded, strict=True)
+                if one.new and workflow is not None
+            }
             self._say(judged, filed)
             for entry, one in zip(entries, filed, strict=True):
                 row = self._store.get(one.id) if entry.refused else None
                 if row is not None:
                     self._pack_refusal(row)
         self._relay()
-        for message, (_, letter) in zip(messages, judged, strict=True):
+        self._fresh = {}
+        for message, (_, letter, _) in zip(messages, judged, strict=True):
             if letter is not None:
                 self._bus.reject(message, letter.reason)
                 fail_point("ingest:rejected")
@@ -275,33 +292,33 @@ class Ingest:
             origin = replace(origin, partition=origin.partition + 1)
         return replace(message, origin=origin)
 
-    def _judge(self, message: Message) -> tuple[Entry | None, Letter | None]:
-        """What is filed of a message: an entry, a letter, or both (a refused workflow)."""
+    def _judge(self, message: Message) -> _Judged:
+        """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""
         try:
             return self._judge_body(message)
         except PeachError:
             raise
         except Exception as error:  # a bug of ours that one message finds must not block the others
             logger.exception("a message could not be read; this is a mistake in peachctl")
-            return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None)
+            return None, self._letter(message, "internal", f"{type(error).__name__} while it was read", "", None), None
 
-    def _judge_body(self, message: Message) -> tuple[Entry | None, Letter | None]:
+    def _judge_body(self, message: Message) -> _Judged:
         if message.size is not None:
             text = f"message of {message.size} bytes, the limit is {len(message.body) - 1}"
-            return None, self._letter(message, "too-large", text, "", None)
+            return None, self._letter(message, "too-large", text, "", None), None
         try:
             workflow = wire.decode_file(message.body, message.file or "", self._limits)
         except WireError as error:
-            return None, self._letter(message, "malformed", error.message, error.field, error.offset)
-        entry = replace(entry_of(workflow, message.body, message.priority), origin=message.origin)
+            return None, self._letter(message, "malformed", error.message, error.field, error.offset), None
+        entry = replace(entry_of(workflow, message.body, message.file or "", message.priority), origin=message.origin)
         problems = self._problems(workflow)
         if not problems:
-            return entry, None
+            return entry, None, workflow
         sentence = mask("; ".join(problem.message for problem in problems[:_TOLD]))
         if len(problems) > _TOLD:
             sentence += f"; and {len(problems) - _TOLD} more"
         letter = self._letter(message, problems[0].code, sentence, problems[0].where, None)
-        return replace(entry, refused=sentence), letter
+        return replace(entry, refused=sentence), letter, None
 
     def _problems(self, workflow: Workflow) -> list[Problem]:
         problems = check(workflow, self._services)
@@ -323,9 +340,9 @@ class Ingest:
             received=time.time(),
         )
 
-    def _say(self, judged: Sequence[tuple[Entry | None, Letter | None]], filed: Sequence[Filed]) -> None:
+    def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed]) -> None:
         ids = iter(filed)
-        for entry, letter in judged:
+        for entry, letter, _ in judged:
             one = next(ids) if entry is not None else None
             if letter is not None:
                 where = letter.file if letter.file is not None else str(letter.origin)
@@ -363,7 +380,7 @@ class Ingest:
                     continue
                 waiting.append(row.id)
                 try:
-                    _place(self._queue_folder, row)
+                    _place(self._queue_folder, row, self._fresh.get(row.execution_file))
                 except WireError as error:
                     logger.warning("workflow %d: no script can be made of its row: %s", row.id, mask(error.message))
             acknowledged = self._bus.publish(waiting)

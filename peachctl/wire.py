@@ -282,13 +282,17 @@ def _refuse(problem: str, path: Path) -> NoReturn:
     raise WireError(problem, field=field_path(path))
 
 
+def may_be_json(name: str) -> bool:
+    """Whether `decode_file` may take a file of this name for JSON."""
+    return name == "-" or name.lower().endswith((".json", ".wf"))
+
+
 def decode_file(body: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> Workflow:
     """The workflow of a file: JSON when its name ends in `.json` or `.wf`, else Avro; `-` may be either.
 
     raises WireError; also when JSON holds more than a message may, for it would be refused on the road.
     """
-    ending = name.lower()
-    if ending.endswith((".json", ".wf")) or (name == "-" and body.lstrip(b"\xef\xbb\xbf")[:1] == b"{"):
+    if may_be_json(name) and (name != "-" or body.lstrip(b"\xef\xbb\xbf")[:1] == b"{"):
         return _decode_json_file(body, limits)
     try:
         return decode_workflow(body, limits)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
 from peachctl.hub import Hub, find_services
 from peachctl.ingest import Ingest, file_entries, prepare_entry, unique_name
+from peachctl.prepare import render_row
 from peachctl.store import Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.store.sqlite import open_store
+from peachctl.workflow import Connection, Double, Float, Node, ServiceRef, Workflow
 from tests.conftest import DIAMOND, node, workflow
 from tests.test_failpoints import points_of
 
@@ -124,6 +127,31 @@ def test_a_message_becomes_a_row_a_script_and_an_event(place: Place, name: str) 
     assert [seen.name for seen in place.bus.changed()] == [row.execution_file]
     assert place.inbox() == []
     assert place.store.letters() == []
+
+
+def test_the_script_carries_the_md5_of_the_message_as_it_was_sent(place: Place) -> None:
+    """Avro writes one record in more than one way (`sized_blocks.bin`)."""
+    message = (GOLDEN / "sized_blocks.bin").read_bytes()
+    assert message != wire.encode_workflow(wire.decode_workflow(message))
+    place.drop(message, "one.bin")
+    place.step()
+    [row] = place.store.rows()
+    assert f"_{hashlib.md5(message).hexdigest()}_" in row.execution_file
+
+
+def test_the_script_of_a_message_is_that_of_its_row_to_the_byte(place: Place) -> None:
+    """Numbers for which JSON has no words are texts in the row, and an executor renders what it does not find."""
+    values = (Double(math.nan), Float(-math.inf), Double(1e16), Float(0.1), 3, "x", None)
+    service = ServiceRef("Fail", 1)
+    for value in values:
+        node = Node("a", service, (value,), (Connection(-1, "in"),))
+        place.drop(wire.encode_workflow(Workflow("numbers", "ada", (node,))), "numbers.bin")
+        place.step()
+    rows = place.store.rows()
+    assert len(rows) == len(values) and {row.status for row in rows} == {Status.QUEUED}
+    for row in rows:
+        written = (place.home / "queue" / row.execution_file).read_text()
+        assert written == render_row(row.workflow_json, row.execution_file)
 
 
 def test_equal_messages_are_two_rows_with_scripts_of_their_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
