@@ -7,7 +7,7 @@ from pathlib import Path
 import peachctl
 
 PACKAGE = Path(peachctl.__file__).parent
-ROAD = ("ingest.py", "execute.py", "prepare.py", "ends.py", "serve.py", "app.py", "letters.py")
+ROAD = ("ingest.py", "execute.py", "prepare.py", "ends.py", "takeover.py", "serve.py", "app.py", "letters.py")
 CHANGES = {
     "store": {
         *("file", "file_claimed", "announced", "join", "leave", "claim", "renew", "report", "finish", "give_back"),

@@ -21,9 +21,9 @@ from peachctl import files, ingest, names, script, wire
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
-from peachctl.execute import render_row
 from peachctl.hub import Hub, find_services
 from peachctl.ingest import Ingest, file_entries, prepare_entry, unique_name
+from peachctl.prepare import render_row
 from peachctl.store import Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.store.sqlite import open_store
 from peachctl.workflow import Connection, Double, Float, Node, ServiceRef, Workflow

@@ -82,6 +82,7 @@ def in_execute(peach: Peach, point: str) -> None:
 
 
 def after_a_dead_executor(peach: Peach, point: str) -> None:
+    peach.env["PEACHCTL_EXECUTE__LEASE"] = "600s"
     peach("submit", peach.file(DIAMOND))
     killed(peach, "execute:claimed", "consume", "execute", "--once")
     killed(peach, point, "consume", "execute", "--once")
