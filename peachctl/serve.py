@@ -21,6 +21,7 @@ from peachctl.ingest import Ingest
 from peachctl.names import printable
 from peachctl.notify import Notifier
 from peachctl.store import Claim, Entry, ExecutionFileTaken, Status, Store
+from peachctl.stuck import Watch
 from peachctl.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ONCE_PATIENCE = 30.0
 """Seconds for which `--once` waits for a server that is away."""
+
+STUCK = 300.0
+"""Seconds without the end of a step of ingest after which it is stuck: each call in it has a shorter time-out."""
 
 T = TypeVar("T")
 
@@ -104,24 +108,27 @@ def queue_status(store: Store, running: int | None = None) -> str:
     return f"{queued} queued" if running is None else f"{running} running, {queued} queued"
 
 
-def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool) -> None:
-    """`consume ingest`: until SIGTERM, or until what was there is filed."""
+def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool, stuck: float = STUCK) -> None:
+    """`consume ingest`: until SIGTERM, or until what was there is filed. stuck: seconds after which a step that does
+    not return ends the process."""
     notifier = Notifier()
     patience = Patience(once)
     began = False
-    ingest.repair()
     wait = 0.0 if once else min(0.5, notifier.patience)
-    while not stop.asked:
-        handled = ingest.step(wait)
-        began = began or ingest.paused is None
-        drained = once and not handled and ingest.drained()
-        patience.hear(ingest.away)
-        notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
-        if drained:
-            return
-        if once and not handled and ingest.away is None and ingest.paused is not None:
-            raise PeachError(ingest.paused)
-        wait = wait or (0.0 if handled else 0.1)
+    with Watch(stuck) as watch:
+        ingest.repair()
+        while not stop.asked:
+            watch.beat()
+            handled = ingest.step(wait)
+            began = began or ingest.paused is None
+            drained = once and not handled and ingest.drained()
+            patience.hear(ingest.away)
+            notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+            if drained:
+                return
+            if once and not handled and ingest.away is None and ingest.paused is not None:
+                raise PeachError(ingest.paused)
+            wait = wait or (0.0 if handled else 0.1)
     notifier.stopping()
 
 
