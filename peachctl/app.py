@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ def on_kafka(config: Config) -> bool:
 
 
 def open_bus(config: Config, store: Store) -> "Bus":
-    """What `consume ingest` reads. Raises ConfigError."""
+    """What `consume ingest` reads: Kafka where it is configured, else the inbox. Raises ConfigError, PeachError."""
     if not on_kafka(config):
         return open_folder_bus(config)
     from peachctl.bus.kafka import KafkaBus
@@ -228,7 +229,6 @@ def opened_store(config: Config, stop: "Stop", *, once: bool) -> "Iterator[Store
 def serving_ingest(config: Config, stop: "Stop", *, once: bool) -> "Iterator[tuple[Ingest, Store]]":
     """The ingest loop with a store and a bus of its own. On Kafka it also publishes the list of services, unless
     `services.publish_every` is 0. To be entered in the thread that runs the loop."""
-
     with opened_store(config, stop, once=once) as store, closing(open_bus(config, store)) as bus:
         if once or not on_kafka(config) or not config.services.publish_every:
             yield open_ingest(config, store, bus), store
@@ -258,13 +258,7 @@ def open_sender(config: Config, largest: int, patience: float) -> "KafkaSender":
     from peachctl.bus import kafka_client
     from peachctl.bus.kafka_send import KafkaSender
 
-    to = kafka_client.settings(config)
-
-    def open_producer() -> Any:
-        kafka_client.reach(to, patience)
-        return kafka_client.open_producer(to, largest)
-
-    return KafkaSender(open_producer)
+    return KafkaSender(kafka_client.settings(config), largest, patience)
 
 
 @contextmanager
@@ -280,10 +274,7 @@ def announcing(config: Config, patience: float = 5.0) -> "Iterator[Announcer]":
             "embedded there is nobody to publish it to: peachctl services list shows it",
         )
     sender = open_sender(config, SERVICE_LIST_BYTES, patience)
-
-    def send(body: bytes) -> None:
-        sender.send(config.kafka.topic_services, body)
-
+    send = partial(sender.send, config.kafka.topic_services)
     announcer = Announcer(lambda: load_hub(config), send, config.services.publish_every or 60.0, close=sender.close)
     try:
         yield announcer

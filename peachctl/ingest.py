@@ -249,8 +249,18 @@ class Ingest:
         return handled
 
     def drained(self) -> bool:
-        """Whether all that was there when the bus was opened is done (asked after a step without messages)."""
-        return not self._hand and self.paused is None and self._bus.drained()
+        """Whether all that was there when the bus was opened is filed; asked after a step that had no messages."""
+        if self.paused is not None or self._hand:
+            return False
+        try:
+            return self._bus.drained()
+        except UnreachableError as error:
+            self._pause(error)
+            return False
+
+    def lag(self) -> int | None:
+        """Messages that wait in the transport; None where it does not say."""
+        return self._bus.lag()
 
     def _look_out(self) -> None:
         """Raises what stands against taking messages now."""

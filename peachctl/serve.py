@@ -121,15 +121,19 @@ def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool, stuck:
             watch.beat()
             handled = ingest.step(wait)
             began = began or ingest.paused is None
+            drained = once and not handled and ingest.drained()
             patience.hear(ingest.away)
-            notifier.step(well=began, status=lambda: ingest.paused or queue_status(store))
-            if once and not handled and ingest.away is None:
-                if ingest.paused is not None:
-                    raise PeachError(ingest.paused)
-                if ingest.drained():
-                    return
-                wait = 0.2
+            notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+            if drained:
+                return
+            if once and not handled and ingest.away is None and ingest.paused is not None:
+                raise PeachError(ingest.paused)
+            wait = wait or (0.0 if handled else 0.1)
     notifier.stopping()
+
+
+def _lagging(said: str, lag: int | None) -> str:
+    return said if lag is None else f"{said}, lag {lag}"
 
 
 class IngestThread:
@@ -147,7 +151,9 @@ class IngestThread:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.error: BaseException | None = None
         """What ended it, other than `stop`."""
-        self.beat = time.monotonic()
+        self._steps = self._seen = 0
+        self._quiet = 0.0
+        self._asked = time.monotonic()
         self.began = False
         self.paused: str | None = None
 
@@ -167,13 +173,23 @@ class IngestThread:
         self.stop()
         self._thread.join(15.0)
 
+    def quiet(self) -> float:
+        """Seconds for which it has made no step; asked with each step of the executor. What the process was stopped
+        (SIGSTOP, a frozen machine) does not count."""
+        now = time.monotonic()
+        passed, self._asked = min(now - self._asked, 2.0), now
+        self._quiet = self._quiet + passed if self._seen == self._steps and not self.over else 0.0
+        self._seen = self._steps
+        return self._quiet
+
     def _run(self) -> None:
         try:
             with self._open(self._stop) as (ingest, _):
                 ingest.repair()
                 while not self._stop.asked:
                     handled = ingest.step(0.5)
-                    self.beat, self.paused = time.monotonic(), ingest.paused
+                    self._steps += 1
+                    self.paused = ingest.paused
                     self.began = self.began or ingest.paused is None
                     if handled:
                         self._wake()
@@ -223,7 +239,6 @@ def serve_events(
                 events.tend()
             notifier.step(
                 well=loop.signed_on and (ingest is None or ingest.began),
-                alive=ingest is None or ingest.over or time.monotonic() - ingest.beat < 2 * notifier.patience + 30,
                 status=lambda: _events_status(loop, store, events, ingest),
             )
             if once and not loop.busy and loop.away is None:
@@ -246,6 +261,8 @@ def _failure(
     """What ends the command by itself."""
     if ingest is not None and ingest.over and ingest.error is not None:
         return ingest.error
+    if ingest is not None and ingest.quiet() >= STUCK:
+        return PeachError(f"ingest has made no step for {STUCK:g} s")
     if events is not None and events.refused is not None:
         return events.refused
     try:
@@ -259,7 +276,7 @@ def _events_status(loop: ExecuteLoop, store: Store, events: "KafkaEvents | None"
     """Such as `3 running, 12 queued, lag 0`."""
     said = loop.paused or queue_status(store, loop.busy)
     if events is not None:
-        said += f", lag {events.lag}" if events.lag is not None else ", no events are heard"
+        said = _lagging(said, events.lag) if events.hears else f"{said}, no events are heard"
     return f"{said}; ingest: {ingest.paused}" if ingest is not None and ingest.paused else said
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peachctl.errors import PeachError
+from peachctl.errors import PeachError, RefusedError
 from peachctl.failpoint import fail_point
 from peachctl.masking import mask
 from peachctl.store import Origin, Store
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from peachctl.bus.kafka_send import KafkaSender
 
 logger = logging.getLogger(__name__)
-
-PRIORITY = "peachctl-priority"
-"""The header that carries the priority of a workflow."""
 
 
 @dataclass(slots=True)
@@ -41,9 +38,10 @@ def send(sender: "KafkaSender", topic: str, messages: Sequence[tuple[str, bytes]
     """Sends one after the other, and none after one that failed. messages: name and body. Raises PeachError where
     there is no connection: nothing was sent then."""
     from peachctl.bus import MessageTooLarge
+    from peachctl.bus.kafka import PRIORITY_HEADER
 
     sender.connect()
-    headers = [(PRIORITY, b"%d" % priority)] if priority != 1 else []
+    headers = [(PRIORITY_HEADER, b"%d" % priority)] if priority != 1 else []
     submissions = [Submission(file) for file, _ in messages]
     for submission, (_, body) in zip(submissions, messages, strict=True):
         try:
@@ -51,7 +49,7 @@ def send(sender: "KafkaSender", topic: str, messages: Sequence[tuple[str, bytes]
             fail_point("submit:sent")
             submission.status = "sent"
         except PeachError as error:
-            submission.status = "unsent" if isinstance(error, MessageTooLarge) else "unknown"
+            submission.status = "unsent" if isinstance(error, MessageTooLarge | RefusedError) else "unknown"
             submission.reason, submission.error = error.message, error
             break
     return submissions

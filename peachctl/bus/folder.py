@@ -167,6 +167,10 @@ class FolderBus:
         """What an empty `poll` of a folder means."""
         return True
 
+    def lag(self) -> int | None:
+        """People see the files."""
+        return None
+
     def _collect(self, inbox: Path, watch: Watch) -> None:
         """Adds to `_found` and `_leftovers` what events, and now and then a sweep, tell."""
         for name in watch.names():

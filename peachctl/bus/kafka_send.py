@@ -7,40 +7,54 @@ thrown away and the next message gets another.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError  # noqa: TID253 imported late
+
 from peachctl.bus import MessageTooLarge
-from peachctl.errors import PeachError, UnreachableError
+from peachctl.bus.kafka_client import Settings, open_producer, reach, translated
+from peachctl.errors import PeachError
 from peachctl.store import Origin
 
 logger = logging.getLogger(__name__)
 
+_REPLY = 35.0  # seconds; the producer's own time-outs are shorter
+
 
 class KafkaSender:
-    """open_producer: makes a KafkaProducer; raises PeachError where the broker cannot be reached or refuses. timeout:
-    seconds after which a message that was not acknowledged is given up (the producer's own time-outs are shorter)."""
+    """largest: bytes of a message. patience: seconds for which Kafka is waited for where it is away."""
 
-    def __init__(self, open_producer: Callable[[], Any], timeout: float = 35.0) -> None:
-        self._open_producer = open_producer
-        self._timeout = timeout
+    def __init__(self, to: Settings, largest: int, patience: float) -> None:
+        self._to = to
+        self._largest = largest
+        self._patience = patience
         self._producer: Any = None
 
     def connect(self) -> None:
-        """Raises PeachError where the broker cannot be reached or refuses."""
+        """Raises UnreachableError, RefusedError."""
         if self._producer is None:
-            self._producer = self._open_producer()
+            reach(self._to, self._patience)
+            self._producer = open_producer(self._to, self._largest)
 
     def send(self, topic: str, body: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Origin:
-        """Returns where the message stands. Raises MessageTooLarge, or another PeachError: then it may or may not stand
-        there."""
+        """Returns where the message stands. Raises MessageTooLarge, RefusedError, and UnreachableError: then it may or
+        may not stand there."""
         self.connect()
         try:
-            told = self._producer.send(topic, body, headers=list(headers)).get(timeout=self._timeout)
-        except Exception as error:
+            told = self._producer.send(topic, body, headers=list(headers)).get(timeout=_REPLY)
+        except KafkaError as error:
             self.close()
-            raise _meaning(topic, len(body), error) from error
+            raise self._meaning(topic, len(body), error) from error
         return Origin(told.topic, told.partition, told.offset)
+
+    def _meaning(self, topic: str, size: int, error: KafkaError) -> PeachError:
+        if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+            return MessageTooLarge(
+                f"a message of {size} bytes is more than Kafka takes for the topic {topic}",
+                f"raise its max.message.bytes: kafka-configs.sh --alter --entity-type topics --entity-name {topic} ...",
+            )
+        return translated(error, self._to, f"a message to the topic {topic} was not acknowledged")
 
     def close(self) -> None:
         """Never raises, and waits some seconds at most."""
@@ -49,16 +63,5 @@ class KafkaSender:
             return
         try:
             producer.close(timeout=2.0)
-        except Exception as error:  # noqa: BLE001 - it is thrown away
+        except KafkaError as error:
             logger.debug("closing a producer: %s", error)
-
-
-def _meaning(topic: str, size: int, error: Exception) -> PeachError:
-    from kafka import errors
-
-    if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-        return MessageTooLarge(
-            f"a message of {size} bytes is more than the broker takes for {topic}",
-            f"raise its max.message.bytes: kafka-configs.sh --alter --entity-type topics --entity-name {topic} ...",
-        )
-    return UnreachableError(f"{topic}: the message was not acknowledged: {error}")

@@ -5,11 +5,13 @@ survives a power cut; `BEGIN IMMEDIATE`, so that a transaction that will write n
 not (an upgrade of a read lock fails at once, whatever the time-out).
 """
 
+import errno
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -203,8 +205,10 @@ def connect(path: Path, queue_table: str, timeout: float, *, create: bool) -> Sq
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        # Made here and not by SQLite, which would take the umask alone for its mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), FILE_MODE))
+            # Made here and not by SQLite, which would take the umask alone for its mode.
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, FILE_MODE))
+        _look_at(path)
     except FileNotFoundError as error:
         raise UnreachableError(f"{path}: there is no database", "peachctl init-db") from error
     except (OSError, ValueError) as error:
@@ -217,6 +221,16 @@ def connect(path: Path, queue_table: str, timeout: float, *, create: bool) -> Sq
     # What a client wrote may be no UTF-8: shown with replacement characters, not an error for the whole list.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     return SqliteFile(path, queue_table, connection, timeout)
+
+
+def _look_at(path: Path) -> None:
+    """Raises OSError where the file cannot be opened. It is not opened to find out: its closing would take away the
+    locks of all other connections that this process has to it, and the next process to close its own would then take
+    itself for the last one, and remove the log that they go on writing to."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError(errno.EINVAL, "no file")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def memory(path: Path, queue_table: str) -> SqliteFile:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer
-from kafka.record.default_records import DefaultRecordBatch
+from kafka import KafkaConsumer  # noqa: TID253 a test needs it
+from kafka.record.default_records import DefaultRecordBatch  # noqa: TID253
 
 from peachctl.bus.kafka_events import KafkaEvents
 from tests import topics

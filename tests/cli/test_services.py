@@ -1,6 +1,10 @@
 """`services` and `example` as real processes."""
 
+from peachctl import wire
+from peachctl.hub import find_services, newest
+from tests import topics
 from tests.conftest import Peach, make_hub
+from tests.servers import kafka
 
 
 def test_services_list_has_the_keys_that_scripts_rely_on(peach: Peach) -> None:
@@ -43,3 +47,29 @@ def test_a_copied_example_runs(peach: Peach) -> None:
     assert done["status"] == "success"
     assert "not an empty folder" in peach("example", "copy", light["name"], target, code=1).stderr
     peach("example", "copy", "nothing", target, code=4)
+
+
+def test_services_show_has_the_newest_version_and_names_the_nearest(peach: Peach) -> None:
+    [upper] = [one for one in peach.json("services", "list") if one["id"] == "Upper"]
+    assert peach.json("services", "show", "Upper") == upper
+    assert "Upper v1" in peach.inside("services", "show", "Upper")
+    assert "did you mean Upper?" in peach("services", "show", "Uper", code=4).stderr
+
+
+def test_services_publish_says_embedded_what_is_missing(peach: Peach) -> None:
+    assert "kafka.bootstrap_servers" in peach("services", "publish", code=2).stderr
+
+
+def test_services_publish_sends_the_newest_of_each_or_says_in_one_line_why_not(peach: Peach) -> None:
+    with topics.on(kafka.shared()) as at:
+        peach.env.update(at.environment())
+        at.create(at.services)
+        done = peach.json("services", "publish", "--once")
+        [record] = at.records(at.services)
+        assert wire.decode_services(record.value) == newest(find_services(peach.hub))
+        assert (done["topic"], done["bytes"], done["problems"]) == (at.services, len(record.value), [])
+        assert done["services"] == [one.id for one in newest(find_services(peach.hub))]
+        small = f"{at.services}-small"
+        at.create(small, max_message_bytes="200")
+        refused = peach("services", "publish", "--once", code=1, PEACHCTL_KAFKA__TOPIC_SERVICES=small).stderr
+        assert refused.count("\n") == 2 and "max.message.bytes" in refused

@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,3 +247,21 @@ def test_a_claim_reads_as_little_of_a_long_queue_as_of_a_short_one(path: Path, g
         fill(store, 40_000, 100)
         long = cost(store)
     assert long < 1.1 * short
+
+
+def test_a_second_connection_of_a_process_takes_no_lock_away_from_the_first(path: Path) -> None:
+    """Else another process that came and went would remove the log that the first goes on writing to."""
+    first, second = open_store(path), open_store(path)
+    opened = f"__import__('peachctl.store.sqlite').store.sqlite.open_store(__import__('pathlib').Path({str(path)!r}))"
+
+    def look() -> str:
+        """From another process, which opens the database and closes it."""
+        code = f"store = {opened}; print(store.held()); store.close()"
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+    look()
+    first.hold(True)
+    seen = look()
+    first.close()
+    second.close()
+    assert seen == "True\n"
