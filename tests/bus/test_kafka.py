@@ -1,4 +1,4 @@
-"""Ingest over a real broker: no message lost, none filed twice, whatever happens to the group, the topic, the broker."""
+"""Ingest over a real broker: no message lost, none filed twice, whatever happens to the group, topic or broker."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from peachctl import wire
+from peachctl.bus import kafka_publish
 from peachctl.bus.kafka import KafkaBus
 from peachctl.bus.kafka_start import OLD_GROUP
 from peachctl.bus.kafka_topics import accept_new
@@ -220,7 +221,10 @@ def state_of(site: Site) -> str:
 # Sending
 
 
-def test_what_cannot_be_announced_is_announced_when_it_can(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_announced_is_announced_when_it_can(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_publish, "_REST", 0.2)
     site.topics.admin.delete_topics([site.topics.processed])
     site.send("one")
     loop = site.loop()

@@ -44,7 +44,7 @@ def send(topics: Topics, *names: str) -> None:
         topics.send(topics.execute, message(name))
 
 
-@pytest.mark.parametrize("point", ["ingest:polled", "ingest:filed", "ingest:published", "ingest:acked"])
+@pytest.mark.parametrize("point", ["ingest:filed", "ingest:published", "ingest:acked"])
 def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, topics: Topics, point: str) -> None:
     topics.create_all()
     send(topics, "one", "two")
@@ -73,9 +73,11 @@ def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: 
             broker.start()
             send(topics, "after")
             peach.until(lambda: names(peach) == ["after", "before", "between"], 60)
-            peach.until(lambda: topics.committed(topics.group_ingest, topics.execute) == 3, 60)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
+        with on(broker) as again:  # the clients of before are slower to find a broker again than ours
+            group = again.admin.list_group_offsets({topics.group_ingest: None})[topics.group_ingest]
+            assert [kept.offset for kept in group.values()] == [3]
     finally:
         broker.stop()
 
@@ -85,8 +87,9 @@ def test_a_broker_of_the_line_before_4_does_as_well(peach: Peach) -> None:
     try:
         with on(broker) as topics:
             prepared(peach, topics)
-            assert "created" in peach("init-kafka", "--partitions", "1").stdout
-            peach("init-kafka", "--check")
+            assert "missing" in peach.inside("init-kafka", "--check")
+            assert "created" in peach.inside("init-kafka", "--partitions", "1")
+            assert "missing" not in peach.inside("init-kafka", "--check")
             send(topics, "one")
             topics.send(topics.execute, b"bad")
             peach("consume", "ingest", "--once")
@@ -146,7 +149,8 @@ def test_a_consumer_over_tls_and_sasl_shows_its_password_nowhere(peach: Peach, s
         send(topics, "one")
         done = peach("-v", "consume", "ingest", "--once")
         shown = peach("-v", "config", "show", "--sources")
-        bad = peach("-v", "init-kafka", "--check", code=5, PEACHCTL_KAFKA__SASL_USERNAME="mallory")
+        bad = script(peach, VERBOSE, PEACHCTL_KAFKA__SASL_USERNAME="mallory")
+        assert bad.returncode == 5
         assert names(peach) == ["one"]
     for one in (done, shown, bad):
         assert kafka.PASSWORD not in one.stdout + one.stderr
@@ -182,6 +186,13 @@ def test_who_is_refused_is_told_so_at_once(peach: Peach, secured: kafka.Broker, 
 
 
 # How it ends
+
+VERBOSE = """
+import sys
+from peachctl.cli import main
+sys.argv = ["peachctl", "-v", "init-kafka", "--check"]
+main()
+"""
 
 ONCE = """
 import sys
