@@ -335,6 +335,16 @@ def partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
     )
 
 
+def topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
+    """What tells a topic from one of that name made later; '' from brokers that do not know; None where there is no
+    such topic."""
+    [found] = patiently(lambda: admin.describe_topics([topic]))
+    if found["error_code"]:
+        return None
+    given = str(found.get("topic_id") or "")
+    return "" if not given.strip("0-") else given
+
+
 def committed(admin: KafkaAdminClient, group: str, topic: str) -> dict[TopicPartition, int]:
     """The offsets that a group has in a topic; none is a value."""
     # One group per call and all of its topics: brokers before 3.0 know no other way.

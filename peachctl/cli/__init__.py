@@ -5,6 +5,7 @@ Command modules import nothing heavy at their top, so that `--version`, `--help`
 
 import itertools
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -78,7 +79,7 @@ def main() -> None:
         _usage(error)
     except PeachError as error:
         if screen.verbose:
-            raise
+            traceback.print_exception(error)
         screen.error(error)
         sys.exit(error.exit)
     except KeyboardInterrupt:
