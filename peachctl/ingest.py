@@ -46,7 +46,7 @@ from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
 from peachctl.names import printable
-from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Row, Status, Store
+from peachctl.store import Entry, EntryTooLarge, ExecutionFileTaken, Filed, Letter, Row, Status, Store
 from peachctl.workflow import Problem, Service, Workflow, check
 
 logger = logging.getLogger(__name__)
@@ -292,11 +292,10 @@ class Ingest:
     def _handle(self, hand: Sequence[Message]) -> None:
         messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
-        entries = [entry for entry, _, _ in judged if entry is not None]
-        letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
-            filed = self._file(entries, letters)
+            filed = self._file(messages, judged)
             fail_point("ingest:filed")
+            entries = [entry for entry, _, _ in judged if entry is not None]
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
                 one.execution_file: workflow
@@ -318,11 +317,19 @@ class Ingest:
             self._bus.ack(messages)
             fail_point("ingest:acked")
 
-    def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
-        try:
-            return unique_names(entries, lambda named: self._store.file(named, letters))
-        except StateError as error:
-            raise MadeAnewError(error.message, error.hint) from error
+    def _file(self, messages: Sequence[Message], judged: list[_Judged]) -> list[Filed]:
+        """Files what was judged. What the database does not take becomes a letter, in `judged` as well."""
+        while True:
+            entries = [entry for entry, _, _ in judged if entry is not None]
+            letters = [letter for _, letter, _ in judged if letter is not None]
+            try:
+                return unique_names(entries, lambda named: self._store.file(named, letters))  # noqa: B023
+            except EntryTooLarge as error:
+                index = next(index for index, message in enumerate(messages) if message.origin == error.entry.origin)
+                letter = self._letter(messages[index], "too-large", error.message, "", None)
+                judged[index] = (None, letter, None)
+            except StateError as error:
+                raise MadeAnewError(error.message, error.hint) from error
 
     def _as_it_is_now(self, message: Message) -> Message:
         """The message of a file, with an origin of its own where another content was filed from there."""
