@@ -432,6 +432,9 @@ def _number(error: Exception) -> int | None:
         # The driver calls it a lost connection, which would be tried again.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return 2026
+        # To a server without TLS the driver gives no password of this kind.
+        if error.errno == -1 and "requires SSL" in str(error):
+            return 2061
         return int(error.errno)
     # The extension's own, which is no child of that; we never ask for it.
     if type(error).__module__ == "_mysql_connector":
