@@ -294,7 +294,6 @@ class Ingest:
         judged = [self._judge(message) for message in messages]
         if messages:
             filed = self._file(messages, judged)
-            fail_point("ingest:filed")
             entries = [entry for entry, _, _ in judged if entry is not None]
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
@@ -323,7 +322,9 @@ class Ingest:
             entries = [entry for entry, _, _ in judged if entry is not None]
             letters = [letter for _, letter, _ in judged if letter is not None]
             try:
-                return unique_names(entries, lambda named: self._store.file(named, letters))  # noqa: B023
+                filed = unique_names(entries, lambda named: self._store.file(named, letters))  # noqa: B023
+                fail_point("ingest:filed")
+                return filed
             except EntryTooLarge as error:
                 index = next(index for index, message in enumerate(messages) if message.origin == error.entry.origin)
                 letter = self._letter(messages[index], "too-large", error.message, "", None)

@@ -432,7 +432,8 @@ def _number(error: Exception) -> int | None:
         # The driver calls it a lost connection, which would be tried again.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return 2026
-        return int(error.errno)
+        # A plugin that would show the password to whoever listens refuses to go on.
+        return 2059 if "requires SSL" in str(error.msg) else int(error.errno)
     # The extension's own, which is no child of that; we never ask for it.
     if type(error).__module__ == "_mysql_connector":
         return int(getattr(error, "errno", -1))
