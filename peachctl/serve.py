@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, RefusedError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -114,6 +114,8 @@ def waited_for(make: Callable[[], T], stop: Stop, *, once: bool) -> T:
     while not stop.asked:
         try:
             return make()
+        except RefusedError:
+            raise
         except UnreachableError as error:
             patience.hear(error)
             if said != error.message:
