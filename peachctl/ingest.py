@@ -288,7 +288,6 @@ class Ingest:
         letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
             filed = self._file(entries, letters)
-            fail_point("ingest:filed")
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
                 one.execution_file: workflow
@@ -312,9 +311,11 @@ class Ingest:
 
     def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
         try:
-            return unique_names(entries, lambda named: self._store.file(named, letters))
+            filed = unique_names(entries, lambda named: self._store.file(named, letters))
+            fail_point("ingest:filed")
         except StateError as error:
             raise MadeAnewError(error.message, error.hint) from error
+        return filed
 
     def _judge(self, message: Message) -> _Judged:
         """What is filed of a message: an entry, a letter, or both (a refused workflow); and the workflow in it."""
