@@ -450,7 +450,7 @@ def test_what_shows_a_connection_does_not_show_its_password(site: Site, tmp_path
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({}, "kafka.sasl_mechanism is not set"),
+        ({}, "needs kafka.sasl_mechanism as well"),
         ({"PEACHCTL_KAFKA__SASL_MECHANISM": "plain"}, "kafka.sasl_username is not set"),
         (
             {"PEACHCTL_KAFKA__SASL_MECHANISM": "plain", "PEACHCTL_KAFKA__SASL_USERNAME": "ada"},
