@@ -200,11 +200,12 @@ class IngestThread:
         self._thread.join(15.0)
 
     def quiet(self) -> float:
-        """Seconds for which it has made no step; asked with each step of the executor. What the process was stopped
-        (SIGSTOP, a frozen machine) does not count."""
+        """Seconds for which it has made no step, after its first; asked with each step of the executor. Time in which
+        the process was stopped (SIGSTOP, a frozen machine) does not count."""
         now = time.monotonic()
         passed, self._asked = min(now - self._asked, 2.0), now
-        self._quiet = self._quiet + passed if self._seen == self._steps and not self.over else 0.0
+        still = self._steps > 0 and self._seen == self._steps and not self.over
+        self._quiet = self._quiet + passed if still else 0.0
         self._seen = self._steps
         return self._quiet
 
