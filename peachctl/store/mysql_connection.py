@@ -286,7 +286,8 @@ class MysqlSession:
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
-        reply, lock = (max(1, round(min(most, self.patience))) for most in (_REPLY, _LOCK))
+        reply = max(2, round(min(_REPLY, self.patience)))
+        lock = min(_LOCK, reply - 1)  # the server is to say that somebody else has it, before we take it for dead
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
             if url.unix_socket is not None
