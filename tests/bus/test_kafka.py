@@ -130,6 +130,7 @@ def test_the_header_says_the_priority_and_a_bad_one_is_no_reason_to_refuse(site:
     assert [row.priority for row in reversed(site.store.rows())] == [7, -3, 1, 1, 1]
 
 
+@pytest.mark.fault("B11")
 def test_a_null_value_is_an_empty_message_and_one_beyond_the_limit_is_a_letter_that_says_its_size(site: Site) -> None:
     site.topics.producer.send(site.topics.execute, None, key=b"k").get(10)
     large = b"x" * (site.bus()._max_bytes + 5000)
@@ -145,6 +146,7 @@ def test_a_null_value_is_an_empty_message_and_one_beyond_the_limit_is_a_letter_t
     assert site.committed() == 3
 
 
+@pytest.mark.fault("B1")
 def test_offsets_set_back_to_the_beginning_make_no_new_row(site: Site) -> None:
     site.send("one", "two", "three")
     loop = site.loop()
@@ -170,6 +172,7 @@ def consumer_group_at(site: Site, offset: int, group: str | None = None, partiti
 # The group
 
 
+@pytest.mark.fault("B2", "B5")
 def test_a_partition_that_was_lost_in_mid_batch_is_not_committed_by_its_old_owner(site: Site, tmp_path: Path) -> None:
     site.topics.widen(site.topics.execute, 2)
     first = site.bus()
@@ -186,6 +189,7 @@ def test_a_partition_that_was_lost_in_mid_batch_is_not_committed_by_its_old_owne
     assert sorted({m.origin.partition for m in hand}) == [0, 1]
 
 
+@pytest.mark.fault("B2", "B5")
 def test_a_batch_in_hand_is_acknowledged_after_a_rebalance_and_does_not_come_again(site: Site) -> None:
     site.send("one", "two")
     first, second = site.bus(), site.bus()
@@ -195,6 +199,7 @@ def test_a_batch_in_hand_is_acknowledged_after_a_rebalance_and_does_not_come_aga
     until(lambda: first.poll(0.1, 10) + second.poll(0.1, 10) == [] and site.committed() == 2)
 
 
+@pytest.mark.fault("B4", "B7")
 def test_a_loop_that_stalls_beyond_its_membership_files_nothing_twice(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +227,7 @@ def state_of(site: Site) -> str:
 # Sending
 
 
+@pytest.mark.fault("F3", "B9")
 def test_what_cannot_be_announced_is_announced_when_it_can(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +244,7 @@ def test_what_cannot_be_announced_is_announced_when_it_can(
     assert [one.value for one in site.topics.records(site.topics.processed)] == [b"1"]
 
 
+@pytest.mark.fault("B9")
 def test_a_copy_of_a_refused_message_that_cannot_be_made_blocks_nothing(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -376,6 +383,7 @@ def test_a_topic_is_not_accepted_as_new_while_a_consumer_is_at_work_or_when_it_i
 # The consumer
 
 
+@pytest.mark.fault("F1")
 def test_an_error_out_of_poll_makes_another_consumer_and_nothing_is_skipped(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +400,7 @@ def test_an_error_out_of_poll_makes_another_consumer_and_nothing_is_skipped(
     assert any("CorruptRecordError" in (text or "") for text in said)
 
 
+@pytest.mark.fault("F1")
 def test_a_consumer_that_delivers_nothing_although_there_is_something_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,6 +420,7 @@ def test_a_consumer_that_delivers_nothing_although_there_is_something_is_replace
     assert any("another consumer is made" in line for line in caplog.messages)
 
 
+@pytest.mark.fault("B8")
 def test_a_consumer_without_a_broker_raises_that_and_goes_on_by_itself(site: Site, tmp_path: Path) -> None:
     config = kafka_config(tmp_path, site.topics, PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     bus = KafkaBus(config, site.store)
@@ -432,6 +442,7 @@ def test_a_consumer_without_a_broker_raises_that_and_goes_on_by_itself(site: Sit
     assert len(got) == 1
 
 
+@pytest.mark.fault("D9")
 def test_what_shows_a_connection_does_not_show_its_password(site: Site, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("canary\n")

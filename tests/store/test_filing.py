@@ -33,12 +33,14 @@ def test_a_filed_workflow_is_read_back(store: Store, other: Store, entry: Callab
     assert filed.new and filed.execution_file == "x.py"
 
 
+@pytest.mark.fault("C13")
 def test_a_batch_is_filed_in_its_order(store: Store, entry: Callable[..., Entry]) -> None:
     filed = store.file([entry() for _ in range(50)])
     assert ids(filed) == sorted(ids(filed)) and len(set(ids(filed))) == 50
     assert ids(store.unannounced(1000)) == ids(filed)
 
 
+@pytest.mark.fault("A7", "B1")
 def test_a_message_that_comes_again_makes_no_second_row(
     store: Store, other: Store, entry: Callable[..., Entry]
 ) -> None:
@@ -166,6 +168,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.fault("C10")
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_comes_back_as_it_went_in(
     store: Store, other: Store, entry: Callable[..., Entry], executor: Executor, hostile: str
