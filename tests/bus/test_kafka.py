@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from peachctl import wire
-from peachctl.bus import kafka_publish
+from peachctl.bus import kafka_publish, kafka_start
 from peachctl.bus.kafka import KafkaBus
 from peachctl.bus.kafka_client import settings
 from peachctl.bus.kafka_start import OLD_GROUP
@@ -296,6 +296,56 @@ def test_partitions_that_are_added_later_begin_at_their_beginning(site: Site) ->
     ingested(site, site.loop())
     assert site.names() == ["new"]
     assert site.committed(1) == 1
+
+
+def test_two_first_starts_at_once_begin_where_the_first_of_them_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.variables["PEACHCTL_KAFKA__START"] = "latest"
+    site.send("old")
+    ordinary = kafka_start.offsets
+
+    def meanwhile(admin: Any, at: dict[Any, int]) -> dict[Any, int]:
+        """Has seen no offsets of the group, and looks for the end after another one has begun and a message came."""
+        monkeypatch.setattr(kafka_start, "offsets", ordinary)
+        ends = ordinary(admin, at)
+        site.store.begin(site.topics.execute, {0: 1})
+        site.send("new")
+        return {tp: end + 1 for tp, end in ends.items()}
+
+    monkeypatch.setattr(kafka_start, "offsets", meanwhile)
+    until(lambda: site.names() == ["new"], site.loop())
+
+
+@pytest.mark.parametrize("chosen", ["earliest", "latest", "2000-01-01T00:00:00+00:00", None])
+def test_a_group_whose_offsets_the_broker_forgot_goes_on_behind_what_is_known(
+    site: Site, caplog: pytest.LogCaptureFixture, chosen: str | None
+) -> None:
+    site.topics.widen(site.topics.execute, 3)
+    site.send("known", "known too")
+    site.topics.send(site.topics.execute, b"a letter", partition=1)
+    if chosen is not None:
+        site.variables["PEACHCTL_KAFKA__START"] = chosen
+    ingested(site, site.loop())
+    site.buses.pop().close()
+    before = site.names()
+    assert before == ([] if chosen == "latest" else ["known", "known too"])
+    site.send("first")
+    site.send("next", partition=2)
+    if chosen == "latest":
+        ingested(site, site.loop())
+        site.buses.pop().close()
+        before = site.names()
+        site.send("sent while nobody was there", partition=1)
+    else:
+        site.send("sent while nobody was there", partition=1)
+    site.topics.admin.delete_groups([site.topics.group_ingest])
+    until(lambda: site.committed() is None)
+    ingested(site, site.loop())
+    assert site.names() == sorted({*before, "first", "next", "sent while nobody was there"})
+    said = any("going on behind the last messages that are known" in line for line in caplog.messages)
+    assert said == (chosen != "earliest")
+    assert len(site.store.letters()) == (0 if chosen == "latest" else 1)
 
 
 def test_an_adopted_installation_without_offsets_does_not_begin_before_that_is_chosen(site: Site) -> None:
