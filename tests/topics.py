@@ -10,6 +10,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
 
+from peachctl.bus.kafka_client import patiently
 from tests.servers.kafka import Broker
 
 _counter = itertools.count()
@@ -77,7 +78,8 @@ class Topics:
         return found
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int | None:
-        found = self.admin.list_group_offsets({group: None}).get(group, {})
+        # A broker that has just started chooses its coordinators when the first one asks.
+        found = patiently(lambda: self.admin.list_group_offsets({group: None}).get(group, {}))
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)
 

