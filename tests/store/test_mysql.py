@@ -508,7 +508,7 @@ def test_a_store_has_one_connection_whatever_it_does(
         user = place_server(database.place).url.name
         return len(database.client().run("SELECT id FROM information_schema.processlist WHERE user = ?", user))
 
-    for _ in range(40):
+    for _ in range(5):
         store.file([entry()])
         store.claim(EXECUTOR, 1, 60)
         assert len(store.rows()) > 0
