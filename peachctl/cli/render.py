@@ -116,11 +116,7 @@ class Screen:
 
     def text(self, text: str) -> None:
         """A result that is text."""
-        text = text if text.endswith("\n") else text + "\n"
-        try:
-            sys.stdout.write(text)
-        except UnicodeEncodeError:  # half of a surrogate pair; JSON spells it as this does
-            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
     def result(self, value: Any, table: "Callable[[Console], None]") -> None:
         """A result: `value` as JSON, or what `table` draws for people."""
