@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peachctl.files import AttemptFolder
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.runner import Run
 from peachctl.store import Claim, NodeState, NodeStatus, Status, Wanted
 
@@ -195,7 +195,7 @@ def failures(nodes: Iterable[NodeState]) -> str:
     what = f"{first.get('type', 'error')}: {message}" if message else str(first.get("type", "error"))
     more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
     left = f"; {skipped} skipped" if skipped else ""
-    return f"node {printable(failed[0].id, 60)!r} ({printable(failed[0].service, 60)}): {what}{more}{left}"
+    return f"node {quoted(failed[0].id, 60)} ({printable(failed[0].service, 60)}): {what}{more}{left}"
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:
@@ -206,7 +206,7 @@ def _listed(noun: str, names: Sequence[str]) -> str:
 
 def log_text(claim: Claim, verdict: Verdict, nodes: Iterable[NodeState]) -> str:
     """`peachctl.log` of a packed output: why a workflow did not succeed. Clients show no reason, only this file."""
-    lines = [f"workflow {claim.id} {printable(claim.row.name)!r}: {verdict.status.word}", verdict.reason or "", ""]
+    lines = [f"workflow {claim.id} {quoted(claim.row.name)}: {verdict.status.word}", verdict.reason or "", ""]
     for state in nodes:
         lines.append(f"[{printable(state.id)}] {printable(state.service)} v{state.version}: {state.status.value}")
         if state.error and state.status is NodeStatus.ERROR:

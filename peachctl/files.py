@@ -32,7 +32,7 @@ from typing import IO, BinaryIO, cast
 from peachctl import script
 from peachctl.errors import PeachError
 from peachctl.masking import mask
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
@@ -230,7 +230,7 @@ def place(queue_folder: Path, name: str, text: str) -> bool:
     rows can be written by others.
     """
     if "/" in name or "\0" in name or name in ("", ".", ".."):
-        raise FilesError(f"{printable(name)!r} is no file name")
+        raise FilesError(f"{quoted(name)} is no file name")
     path = queue_folder / name
     there = _read_regular(path)
     if there is not None:
