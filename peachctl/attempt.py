@@ -14,6 +14,8 @@ from peachctl.store import Claim, NodeState, NodeStatus, Status, Wanted
 
 SETTLED = frozenset({NodeStatus.SUCCESS, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED, NodeStatus.REUSED})
 GOOD = frozenset({NodeStatus.SUCCESS, NodeStatus.REUSED})
+_LARGE = 256 << 20
+"""Bytes of peak memory from which on a process may have been killed for want of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Attempt:
         if self.heard_end and self.reported_failed:
             return Verdict(Status.ERROR, failures(self.nodes.values()))
         how = death(code, memory)
-        running = [printable(state.id, 60) for state in self.nodes.values() if state.status is NodeStatus.RUNNING]
+        running = [state.id for state in self.nodes.values() if state.status is NodeStatus.RUNNING]
         where = f" while {_listed('node', running)} ran" if running else ""
         if not self.nodes:
             where = " before its first node was known; its captured output says more"
@@ -174,7 +176,7 @@ def death(code: int, memory: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     more = {
-        signal.SIGKILL: "; nobody here asked for it: out of memory, perhaps",
+        signal.SIGKILL: f"; nobody here asked for it{', out of memory perhaps' if memory >= _LARGE else ''}",
         signal.SIGSEGV: " (invalid memory access)",
         signal.SIGABRT: " (abort)",
         signal.SIGBUS: " (bus error)",
@@ -199,7 +201,7 @@ def failures(nodes: Iterable[NodeState]) -> str:
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
+    shown = ", ".join(quoted(name, 60) for name in names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{noun}{'s' if len(names) > 1 else ''} {shown}{more}"
 

@@ -205,3 +205,15 @@ def test_people_read_where_files_stay_and_not_where_an_attempt_had_them(peach: P
             str(error),
         ):
             assert f"{folder}/s_o.txt" in text and f"/.workflow_{id}/" not in text
+
+
+def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
+    nodes = [node("a", "Text", ["x"]), node("f", "Fail", ["no"], "a"), node("u", "Upper", [], "f")]
+    with opened(peach) as rig:
+        failing, cancelled = filed(peach, rig.store, workflow(*nodes), workflow(*nodes[:1], node("s", "Sleep", ["60"])))
+        rig.until(lambda: rig.row(failing).output_file)
+        assert (rig.row(failing).status.word, rig.row(failing).progress) == ("error", 99)
+        rig.until(lambda: rig.runs(cancelled, "s") and rig.store.nodes(cancelled)[0].status.value == "success")
+        rig.store.cancel(cancelled)
+        rig.until(lambda: rig.row(cancelled).output_file)
+        assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
