@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.errors import ConfigError, PeachError
+from peachctl.errors import ConfigError, PeachError, WireError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,12 +104,16 @@ class Screen:
             self.console(stderr=True).print(text, style=style)
 
     def error(self, error: PeachError) -> None:
-        """One line (and the hint) on stderr; JSON where the result would have been JSON."""
+        """One line (and the hint, in a line of its own but for a message that is refused) on stderr; JSON where the
+        result would have been JSON."""
         if self.format is not Format.TABLE:
             body = {"error": {"message": error.message, "hint": error.hint, "code": int(error.exit)}}
             print(json.dumps(body, ensure_ascii=False), file=sys.stderr)  # noqa: T201
             return
         console = self.console(stderr=True)
+        if isinstance(error, WireError) and error.hint:
+            console.print(f"peachctl: {error.message}; {error.hint}", style="red")
+            return
         console.print(f"peachctl: {error.message}", style="red")
         if error.hint:
             console.print(f"  {error.hint}")
