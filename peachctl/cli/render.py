@@ -121,14 +121,16 @@ class Screen:
     def text(self, text: str) -> None:
         """A result that is text."""
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
 
     def result(self, value: Any, table: "Callable[[Console], None]") -> None:
         """A result: `value` as JSON, or what `table` draws for people."""
         if self.format is Format.JSON:
             self.text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
         elif self.format is Format.JSONL:
-            for item in value if isinstance(value, list) else [value]:
-                self.text(json.dumps(item, ensure_ascii=False, default=str))
+            items = value if isinstance(value, list) else [value]
+            if items:
+                self.text("\n".join(json.dumps(item, ensure_ascii=False, default=str) for item in items))
         else:
             table(self.console(stderr=False))
 
