@@ -19,8 +19,8 @@ from peachctl import app
 from peachctl.config import load
 from peachctl.ingest import entry_of, file_entries
 from peachctl.store import Store
-from peachctl.wire import encode_workflow
-from peachctl.workflow import Node, ServiceRef, Workflow
+from peachctl.wire import encode_service_config, encode_workflow
+from peachctl.workflow import Node, Service, ServiceRef, Workflow
 
 WORKFLOW = Workflow("one", "bench", (Node("n", ServiceRef("Same", 1), (), ()),))
 
@@ -31,6 +31,8 @@ def make_hub(folder: Path) -> Path:
     for name in (service.parent / "__init__.py", service / "__init__.py"):
         name.touch()
     (service / "Same.py").write_text("def start(c):\n    return [1]\n")
+    config = Service("Same", "Same", 1, "", (), ("one",), ())
+    (service / "service.config").write_bytes(encode_service_config(config))
     return folder
 
 

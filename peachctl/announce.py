@@ -58,7 +58,7 @@ class Announcer:
     def __init__(
         self,
         load_hub: Callable[[], Hub],
-        send: Callable[[bytes], None],
+        send: Callable[[bytes], object],
         every: float,
         *,
         close: Callable[[], None] = lambda: None,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,10 +309,7 @@ def announcing(config: Config, patience: float = 5.0) -> "Iterator[Announcer]":
             "embedded there is nobody to publish it to: peachctl services list shows it",
         )
     sender = open_sender(config, SERVICE_LIST_BYTES, patience)
-
-    def send(body: bytes) -> None:
-        sender.send(config.kafka.topic_services, body)
-
+    send = partial(sender.send, config.kafka.topic_services)
     announcer = Announcer(lambda: load_hub(config), send, config.services.publish_every or 60.0, close=sender.close)
     try:
         yield announcer

@@ -41,9 +41,10 @@ from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
 from peachctl.prepare import prepare
-from peachctl.runner import Ended, Runner, SupervisorLost, alive
+from peachctl.runner import Ended, Runner, SupervisorLost
 from peachctl.runtime.job import Job, Reach
-from peachctl.store import Claim, Executor, Released, Status, Store, Wanted
+from peachctl.store import Claim, Executor, Status, Store, Wanted
+from peachctl.takeover import TakeOver
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +85,6 @@ class Options:
         return self.lease * 2 / 3
 
 
-def boottime() -> float:
-    """Seconds since the machine was started; unlike the monotonic clock it counts the time that the machine slept."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class ExecuteLoop:
     """Claims, runs and ends workflows until told to drain. `step` is called again and again, by one thread.
 
@@ -125,8 +121,9 @@ class ExecuteLoop:
             ended=self._say_ended,
         )
         self._preparer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
-        self._searching = False
-        self._dead: list[str] | None = None
+        self._take_over = TakeOver(
+            store, executor, options.max_attempts, options.lease - options.orders_after, self._work_done
+        )
         self._selector = selectors.DefaultSelector()
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
@@ -134,13 +131,12 @@ class ExecuteLoop:
         self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._done_lock = threading.Lock()
         self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
-        self._stepped = boottime()
-        self._expire_from = 0.0
         self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
         self._look = True
         self._draining_until: float | None = None
+        self._at_once = False
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
         self.away: UnreachableError | None = None
@@ -184,6 +180,7 @@ class ExecuteLoop:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
         if self._draining_until is None or at_once:
             self._draining_until = time.monotonic() + (0 if at_once else self._options.drain)
+        self._at_once = self._at_once or at_once
         self.poke()
 
     def watch_fd(self, fd: int, callback: Callable[[], None]) -> None:
@@ -199,18 +196,17 @@ class ExecuteLoop:
     def step(self, timeout: float) -> None:
         """Does what is due, then waits for the next thing that happens, at most `timeout` seconds."""
         self._away = False
-        self._notice_sleep()
+        if self._take_over.notice_sleep():
+            self._next_beat = 0.0
         try:
             self._ready()
             self._beat()
             self._sweep()
             self._claim()
         except UnreachableError as error:
-            self._unreachable(error)
-        except RefusedError as error:
-            if not self._joined:
+            if isinstance(error, RefusedError) and not self._joined:
                 raise
-            self._pause(error.message)  # what runs is not ended because somebody changes a password
+            self._unreachable(error)  # what runs is not ended because somebody changes a password
         except (files.FilesError, OSError) as error:
             self._pause(str(error))
         except SupervisorLost:
@@ -293,68 +289,21 @@ class ExecuteLoop:
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
 
-    def _notice_sleep(self) -> None:
-        """After a sleep (a suspended machine, a stopped process) all leases of this host may have run out, though
-        nobody is dead: ours are renewed first, and the neighbours get the time to renew theirs."""
-        now, margin = boottime(), self._options.lease - self._options.orders_after
-        if now - self._stepped > margin:
-            self._next_beat = 0.0
-            self._expire_from = time.monotonic() + margin
-        self._stepped = now
-
     def _sweep(self) -> None:
-        self._release_dead()
+        if self._take_over.release_dead():
+            self._look_again()
+            self._pack_refusals()
         now = time.monotonic()
         if now < self._next_sweep:
             return
         self._next_sweep = now + self._options.sweep
         self._look_again()
-        others = [other for other in self._store.executors() if other.token != self._executor.token]
-        if others and not self._searching:
-            # It takes seconds for each that left something behind.
-            self._searching = True
-            threading.Thread(target=self._find_dead, args=(others,), name="dead", daemon=True).start()
-        if now >= self._expire_from:
-            released = self._store.release_expired(self._options.max_attempts)
-            fail_point("execute:expired")
-            self._say_released(released)
+        self._take_over.sweep()
         self._pack_refusals()
 
     def _pack_refusals(self) -> None:
         if not self.draining:
             self._ends.pack_refusals()
-
-    def _find_dead(self, others: list[Executor]) -> None:
-        """In a thread. Where there was no PID namespace, something of a dead executor's runs may still live: that is
-        ended before its rows are given back."""
-        dead = []
-        try:
-            for other in others:
-                if alive.is_dead(other.alive):
-                    alive.end_strays(other.token)
-                    dead.append(other.token)
-        finally:
-            self._dead = dead
-            self._work_done()
-
-    def _release_dead(self) -> None:
-        if self._dead is None:
-            return
-        dead, self._dead, self._searching = self._dead, None, False
-        self._look_again()
-        if dead:
-            # One that cannot be written now is found again by the next sweep.
-            released = self._store.release(dead, self._options.max_attempts)
-            fail_point("execute:released")
-            self._say_released(released)
-            self._pack_refusals()
-
-    def _say_released(self, released: list[Released]) -> None:
-        for one in released:
-            what = "ended in error, its attempts are used up" if one.ended else "back in the queue"
-            logger.warning(
-                "workflow %d: its executor on %s vanished (attempt %d); %s", one.id, one.host, one.attempt, what
-            )
 
     def _claim(self) -> None:
         free = self._options.slots - len(self._attempts)
@@ -377,7 +326,7 @@ class ExecuteLoop:
         fail_point("execute:claimed")
         if self._until_claim:
             self._go_on()
-        self.idle = not claims and not self._searching
+        self.idle = not claims and not self._take_over.searching
         for claim in claims:
             self._prepare(claim)
 
@@ -455,10 +404,11 @@ class ExecuteLoop:
                     attempt.run.end(self._options.term_grace)
         if self._draining_until is not None and now >= self._draining_until:
             for attempt in self._attempts.values():
-                if not attempt.drained:
-                    attempt.drained = True
-                    if attempt.run is not None:
-                        attempt.run.end(self._options.term_grace)
+                if attempt.drained and not self._at_once:
+                    continue
+                attempt.drained = True
+                if attempt.run is not None:
+                    attempt.run.end(1.0 if self._at_once else self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
         if self.idle and not self.busy and not self.lingers:

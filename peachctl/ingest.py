@@ -41,12 +41,12 @@ from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
-from peachctl.errors import MadeAnewError, PeachError, StateError, UnreachableError, WireError
+from peachctl.errors import MadeAnewError, PeachError, RefusedError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
 from peachctl.names import printable
-from peachctl.store import Entry, ExecutionFileTaken, Filed, Letter, Row, Status, Store
+from peachctl.store import Entry, EntryTooLarge, ExecutionFileTaken, Filed, Letter, Row, Status, Store
 from peachctl.workflow import Problem, Service, Workflow, check
 
 logger = logging.getLogger(__name__)
@@ -246,6 +246,8 @@ class Ingest:
                 fail_point("ingest:polled")
             if self._hand or self._owed:
                 self._handle(self._hand)
+        except RefusedError:
+            raise
         except (UnreachableError, files.FilesError, HubMissing) as error:
             self._pause(error)
             time.sleep(min(timeout, 1.0))
@@ -292,11 +294,9 @@ class Ingest:
     def _handle(self, hand: Sequence[Message]) -> None:
         messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
-        entries = [entry for entry, _, _ in judged if entry is not None]
-        letters = [letter for _, letter, _ in judged if letter is not None]
         if messages:
-            filed = self._file(entries, letters)
-            fail_point("ingest:filed")
+            filed = self._file(messages, judged)
+            entries = [entry for entry, _, _ in judged if entry is not None]
             decoded = [workflow for entry, _, workflow in judged if entry is not None]
             self._fresh = {
                 one.execution_file: workflow
@@ -318,11 +318,21 @@ class Ingest:
             self._bus.ack(messages)
             fail_point("ingest:acked")
 
-    def _file(self, entries: list[Entry], letters: list[Letter]) -> list[Filed]:
-        try:
-            return unique_names(entries, lambda named: self._store.file(named, letters))
-        except StateError as error:
-            raise MadeAnewError(error.message, error.hint) from error
+    def _file(self, messages: Sequence[Message], judged: list[_Judged]) -> list[Filed]:
+        """Files what was judged. What the database does not take becomes a letter, in `judged` as well."""
+        while True:
+            entries = [entry for entry, _, _ in judged if entry is not None]
+            letters = [letter for _, letter, _ in judged if letter is not None]
+            try:
+                filed = unique_names(entries, lambda named: self._store.file(named, letters))  # noqa: B023
+                fail_point("ingest:filed")
+                return filed
+            except EntryTooLarge as error:
+                index = next(index for index, message in enumerate(messages) if message.origin == error.entry.origin)
+                letter = self._letter(messages[index], "too-large", error.message, "", None)
+                judged[index] = (None, letter, None)
+            except StateError as error:
+                raise MadeAnewError(error.message, error.hint) from error
 
     def _as_it_is_now(self, message: Message) -> Message:
         """The message of a file, with an origin of its own where another content was filed from there."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, RefusedError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -114,6 +114,8 @@ def waited_for(make: Callable[[], T], stop: Stop, *, once: bool) -> T:
     while not stop.asked:
         try:
             return make()
+        except RefusedError:
+            raise
         except UnreachableError as error:
             patience.hear(error)
             if said != error.message:
@@ -175,7 +177,9 @@ class IngestThread:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.error: BaseException | None = None
         """What ended it, other than `stop`."""
-        self.beat = time.monotonic()
+        self._steps = self._seen = 0
+        self._quiet = 0.0
+        self._asked = time.monotonic()
         self.began = False
         self.paused: str | None = None
 
@@ -195,13 +199,24 @@ class IngestThread:
         self.stop()
         self._thread.join(15.0)
 
+    def quiet(self) -> float:
+        """Seconds for which it has made no step, after its first; asked with each step of the executor. Time in which
+        the process was stopped (SIGSTOP, a frozen machine) does not count."""
+        now = time.monotonic()
+        passed, self._asked = min(now - self._asked, 2.0), now
+        still = self._steps > 0 and self._seen == self._steps and not self.over
+        self._quiet = self._quiet + passed if still else 0.0
+        self._seen = self._steps
+        return self._quiet
+
     def _run(self) -> None:
         try:
             with self._open(self._stop) as (ingest, _):
                 ingest.repair()
                 while not self._stop.asked:
                     handled = ingest.step(0.5)
-                    self.beat, self.paused = time.monotonic(), ingest.paused
+                    self._steps += 1
+                    self.paused = ingest.paused
                     self.began = self.began or ingest.paused is None
                     if handled:
                         self._wake()
@@ -251,7 +266,6 @@ def serve_events(
                 events.tend()
             notifier.step(
                 well=loop.signed_on and (ingest is None or ingest.began),
-                alive=ingest is None or ingest.over or time.monotonic() - ingest.beat < 2 * notifier.patience + 30,
                 status=lambda: _events_status(loop, store, events, ingest),
             )
             if once and not loop.busy and loop.away is None:
@@ -274,6 +288,8 @@ def _failure(
     """What ends the command by itself."""
     if ingest is not None and ingest.over and ingest.error is not None:
         return ingest.error
+    if ingest is not None and ingest.quiet() >= STUCK:
+        return PeachError(f"ingest has made no step for {STUCK:g} s")
     if events is not None and events.refused is not None:
         return events.refused
     try:

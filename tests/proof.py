@@ -31,7 +31,8 @@ sys.path.insert(0, str(TOP))
 FIGURES = TOP / "docs" / "proof.md"
 HEAD = """# Proof
 
-What `make proof` has found, the latest of each campaign. Written by `tests/proof.py`.
+What `make proof` has found, the latest of each campaign. Written by `tests/proof.py`. Times are those of the clock,
+whatever else the machine had to do.
 
 | campaign | figures | seed | date | machine |
 |---|---|---|---|---|

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, execute, files
+from peachctl import app, files, takeover
 from peachctl.config import load
+from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.runner import alive
 from peachctl.store import Executor, Row, Store, sqlite
@@ -157,8 +158,8 @@ def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
     peach: Peach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept = 0.0
-    now = execute.boottime
-    monkeypatch.setattr(execute, "boottime", lambda: now() + slept)
+    now = takeover.boottime
+    monkeypatch.setattr(takeover, "boottime", lambda: now() + slept)
     monkeypatch.setattr(sqlite, "system_clock", lambda: Clock("this boot", lambda: now() + slept))
     with opened(peach, lease=3.0, sweep=0.0, slots=2) as rig:
         neighbour = Executor("f" * 32, "elsewhere", "{}")
@@ -217,3 +218,12 @@ def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
         rig.store.cancel(cancelled)
         rig.until(lambda: rig.row(cancelled).output_file)
         assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
+
+
+def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:
+    config = load(environ=peach.environment(PEACHCTL_EXECUTE__LEASE="3s"))
+    with contextlib.closing(app.open_store(config, executes=True)) as store:
+        with contextlib.closing(sqlite3.connect(peach.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(UnreachableError, match=r"locked for 0\.6 s"):
+                store.hold(True)

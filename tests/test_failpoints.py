@@ -7,7 +7,17 @@ from pathlib import Path
 import peachctl
 
 PACKAGE = Path(peachctl.__file__).parent
-ROAD = ("ingest.py", "execute.py", "prepare.py", "ends.py", "serve.py", "app.py", "letters.py")
+ROAD = (
+    "ingest.py",
+    "execute.py",
+    "prepare.py",
+    "ends.py",
+    "takeover.py",
+    "serve.py",
+    "app.py",
+    "letters.py",
+    "submission.py",
+)
 CHANGES = {
     "store": {
         *("file", "file_claimed", "announced", "join", "leave", "claim", "renew", "report", "finish", "give_back"),
@@ -17,6 +27,7 @@ CHANGES = {
     "bus": {"ack", "reject", "publish"},
     "files": {"place", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
     "runner": {"start"},
+    "sender": {"send"},
 }
 
 

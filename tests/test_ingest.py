@@ -21,13 +21,14 @@ from peachctl import files, ingest, names, script, wire
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
-from peachctl.execute import render_row
 from peachctl.hub import Hub, find_services
 from peachctl.ingest import Ingest, file_entries, prepare_entry, unique_name
+from peachctl.prepare import render_row
 from peachctl.store import Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.store.sqlite import open_store
 from peachctl.workflow import Connection, Double, Float, Node, ServiceRef, Workflow
 from tests.conftest import DIAMOND, node, workflow
+from tests.store.adapters import MysqlDatabase
 from tests.test_failpoints import points_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -658,3 +659,19 @@ def test_two_processes_on_one_inbox_file_each_message_once(tmp_path: Path, hub: 
     store.close()
     assert len(list((tmp_path / "queue").glob("*.py"))) == 40
     assert list((tmp_path / "inbox" / ".taken").iterdir()) == []
+
+
+def test_what_the_database_does_not_take_is_a_letter_and_blocks_nothing(tmp_path: Path, hub: Path) -> None:
+    for name in ("inbox", "queue", "temp", "files"):
+        (tmp_path / name).mkdir()
+    database = MysqlDatabase("mariadb")
+    store, bus = database.open(), make_bus(tmp_path)
+    place = Place(tmp_path, hub, store, bus, make_loop(tmp_path, store, bus, hub))
+    place.drop({**DIAMOND, "user": "u" * 600}, "a.json")
+    place.drop(DIAMOND, "b.json")
+    place.step(2)
+    assert [row.user for row in store.rows()] == ["ada@hospital"]
+    [letter] = store.letters()
+    assert letter.reason.startswith("too-large") and "600 characters" in letter.reason and letter.queue_id is None
+    bus.close()
+    database.close()

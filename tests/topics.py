@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition  # noqa: TID253 a test needs it
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
 
 from tests.servers.kafka import Broker
@@ -80,6 +80,10 @@ class Topics:
         found = self.admin.list_group_offsets({group: None}).get(group, {})
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)
+
+    def pretend(self, group: str, topic: str, offset: int) -> None:
+        """Has a group committed an offset."""
+        self.admin.alter_group_offsets(group, {TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)})
 
     def environment(self) -> dict[str, str]:
         return {

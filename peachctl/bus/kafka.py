@@ -34,7 +34,7 @@ from kafka.errors import (  # noqa: TID253
 )
 
 from peachctl.bus import Message
-from peachctl.bus.kafka_client import CALL, open_consumer, reach, settings, translated
+from peachctl.bus.kafka_client import CALL, open_admin, open_consumer, reach, settings, topic_id, translated
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
@@ -82,6 +82,8 @@ class KafkaBus:
         self._delivered: dict[TopicPartition, int] = {}
         self._acked: dict[TopicPartition, int] = {}
         self._owed: dict[TopicPartition, int] = {}
+        self._admin: Any = None
+        self._topic_id: str | None = None
         self._goal: dict[TopicPartition, int] | None = None
         self._again_at = 0.0
         self._look_at = time.monotonic() + _LOOK
@@ -165,7 +167,9 @@ class KafkaBus:
                 if done:
                     del self._goal[tp]
         except KafkaError as error:
-            self._failed(error)
+            logger.debug("asked again: %s", error)
+            self._drop()
+            return False
         return not self._goal
 
     def lag(self) -> int | None:
@@ -203,11 +207,9 @@ class KafkaBus:
             if self._goal is None:
                 self._goal = prepare(self._config, self._to, adopted=self._store.adopted())
             if self._goal is None:
-                raise TopicMissing(
-                    f"Kafka at {self._to.where} has no topic {kafka.topic_execute}", "peachctl init-kafka"
-                )
+                raise self._no_topic()
             session = int(kafka.session_timeout * 1000)
-            consumer = open_consumer(
+            self._consumer = consumer = open_consumer(
                 self._to,
                 kafka.group_ingest,
                 client_id=self._client,
@@ -215,12 +217,16 @@ class KafkaBus:
                 heartbeat_interval_ms=max(300, session // 4),
                 max_poll_records=_MOST,
             )
+            self._admin = open_admin(self._to)
         except UnreachableError as error:
+            self._drop()
             self._trouble = error
             raise
         self._trouble = None
-        self._consumer = consumer
+        self._same_topic()
         consumer.subscribe(topics=[kafka.topic_execute], listener=_Listener(consumer, self._fresh, self._gone))
+        # Waits until it knows the topic: one that joins the group before that is given nothing, and may stay so.
+        consumer.beginning_offsets([TopicPartition(kafka.topic_execute, 0)], timeout_ms=CALL)
         self._look_at = time.monotonic() + _LOOK
         return True
 
@@ -232,6 +238,8 @@ class KafkaBus:
         if self._gone:
             self._forget(self._gone)
             self._gone.clear()
+        if records:
+            self._same_topic()
         for tp, found in records.items():
             for record in found:
                 self._ready.append(self._message(record))
@@ -244,6 +252,22 @@ class KafkaBus:
             self._look_at = time.monotonic() + _LOOK
         elif time.monotonic() > self._look_at:
             self._look_around(consumer)
+
+    def _same_topic(self) -> None:
+        """Raises MadeAnewError where the topic is another one than at the start, before anything of it is delivered:
+        kafka-python reads on in a topic that was made anew while it read, at the offset where it was. Brokers before
+        2.8 give topics no ids."""
+        topic = self._config.kafka.topic_execute
+        found = topic_id(self._admin, topic)
+        if found is None:
+            self._drop()
+            self._trouble = self._no_topic()
+            raise self._trouble
+        if self._topic_id not in (None, found):
+            raise MadeAnewError(
+                f"topic {topic}: the topic was deleted and made anew", f"peachctl init-kafka --accept-new {topic}"
+            )
+        self._topic_id = found
 
     def _message(self, record: Any) -> Message:
         body = record.value or b""
@@ -366,6 +390,7 @@ class KafkaBus:
         except UnreachableError:
             self._look_at = 0.0  # looked at by each poll until it is back
             raise
+        self._same_topic()
         ends = consumer.end_offsets(owned, timeout_ms=CALL) if owned else {}
         stuck = {}
         for tp, end in ends.items():
@@ -390,6 +415,7 @@ class KafkaBus:
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
+        admin, self._admin = self._admin, None
         for kept in (
             self._ready,
             self._fresh,
@@ -401,12 +427,17 @@ class KafkaBus:
             self._stuck,
         ):
             kept.clear()
-        if consumer is None:
-            return
         try:
-            consumer.close(autocommit=False, timeout_ms=5000)
-        except Exception as error:  # noqa: BLE001 it is given up in any case
+            if consumer is not None:
+                consumer.close(autocommit=False, timeout_ms=5000)
+            if admin is not None:
+                admin.close()
+        except Exception as error:  # noqa: BLE001 they are given up in any case
             logger.debug("the consumer did not close: %s", error)
+
+    def _no_topic(self) -> TopicMissing:
+        topic = self._config.kafka.topic_execute
+        return TopicMissing(f"Kafka at {self._to.where} has no topic {topic}", "peachctl init-kafka")
 
     def _away(self, why: str) -> NoReturn:
         self._trouble = UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")

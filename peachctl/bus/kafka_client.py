@@ -100,12 +100,7 @@ def settings(config: Config) -> Settings:
     protocol = kafka.security_protocol.upper()
     mechanism, password = None, None
     if protocol.startswith("SASL"):
-        if kafka.sasl_mechanism is None:
-            raise ConfigError(
-                f"kafka.sasl_mechanism is not set, but kafka.security_protocol is {kafka.security_protocol}",
-                'set it to "plain", "scram-sha-256", "scram-sha-512" or "gssapi"',
-            )
-        mechanism = kafka.sasl_mechanism.upper()
+        mechanism = str(kafka.sasl_mechanism).upper()  # a configuration without it is refused
         if mechanism != "GSSAPI":
             password = kafka_password(config)
             if kafka.sasl_username is None:
@@ -333,6 +328,16 @@ def partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
         if described["name"] == topic and not described["error_code"]
         for one in described["partitions"]
     )
+
+
+def topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
+    """What tells a topic from one of that name made later; '' from brokers that do not know; None where there is no
+    such topic."""
+    [found] = patiently(lambda: admin.describe_topics([topic]))
+    if found["error_code"]:
+        return None
+    given = str(found.get("topic_id") or "")
+    return "" if not given.strip("0-") else given
 
 
 def committed(admin: KafkaAdminClient, group: str, topic: str) -> dict[TopicPartition, int]:

@@ -34,9 +34,9 @@ _MOST = 500
 class KafkaEvents:
     """Listens to a topic of events in a thread, and calls `heard` (which must be safe from threads) when there are any.
 
-    poll, probe, hang: seconds of one wait for events, between two comparisons with the ends, and after which a thread
-    that made no step is taken for hung (more than any single request may take). patience: the longest wait before
-    another try.
+    poll, probe, reply, hang: seconds of one wait for events, between two comparisons with the ends, for one answer of
+    the broker, and after which a thread that made no step is taken for hung. patience: the longest wait before another
+    try.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class KafkaEvents:
         *,
         poll: float = 0.5,
         probe: float = 10.0,
+        reply: float = 10.0,
         hang: float = 120.0,
         patience: float = 5.0,
     ) -> None:
@@ -55,6 +56,7 @@ class KafkaEvents:
         self._heard = heard
         self._poll = poll
         self._probe = probe
+        self._reply = int(reply * 1000)
         self._hang = hang
         self._patience = patience
         self._listener: _Listener | None = None
@@ -144,7 +146,10 @@ class _Listener(threading.Thread):
         if isinstance(error, RefusedError) and not self._events.heard_once:
             self._events.refused = error
             self._events._heard()
-        self._events._say(error.message if isinstance(error, PeachError) else str(error) or type(error).__name__)
+        if isinstance(error, errors.RetriableError):
+            self._events._say("Kafka does not answer")
+        else:
+            self._events._say(error.message if isinstance(error, PeachError) else str(error) or type(error).__name__)
 
     def _listen(self) -> None:
         events = self._events
@@ -184,7 +189,7 @@ class _Listener(threading.Thread):
         new = wanted - consumer.assignment()
         if not new:
             return
-        kept = {one: consumer.position(one, timeout_ms=5000) for one in wanted & consumer.assignment()}
+        kept = {one: consumer.position(one, timeout_ms=self._events._reply) for one in wanted & consumer.assignment()}
         consumer.assign(sorted(wanted))
         for one, position in kept.items():
             consumer.seek(one, position)
@@ -205,9 +210,9 @@ class _Listener(threading.Thread):
 
     def _compare(self, consumer: Any, *, heard: bool) -> None:
         """Raises where the broker does not answer, and where the consumer stands still before what it could read."""
-        ends = consumer.end_offsets(list(consumer.assignment()), timeout_ms=10_000)
+        ends = consumer.end_offsets(list(consumer.assignment()), timeout_ms=self._events._reply)
         self.beat = time.monotonic()
-        positions = {one: consumer.position(one, timeout_ms=5000) for one in ends}
+        positions = {one: consumer.position(one, timeout_ms=self._events._reply) for one in ends}
         self.lag = sum(max(0, ends[one] - (positions[one] or 0)) for one in ends)
         before, self._stood = self._stood, None if heard else (positions, ends)
         if before is not None and before[0] == positions and any(before[1][one] > positions[one] for one in positions):

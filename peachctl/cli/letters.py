@@ -465,7 +465,7 @@ def _may_drop(chosen: "list[Letter]", *, yes: bool) -> bool:
     from peachctl import letters
 
     details = [
-        f"  {one.number}  {letters.code(one)}  {printable(_source(one), 40)}  {_short(one, 60)}" for one in chosen[:3]
+        f"  {one.number}  {letters.code(one)}  {printable(_source(one), 30)}  {_short(one, 34)}" for one in chosen[:3]
     ]
     if len(chosen) > 3:
         details.append(f"  and {len(chosen) - 3} more")

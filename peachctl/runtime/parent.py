@@ -289,8 +289,8 @@ class Supervisor:
             _kill(stray.pid)
             if stray.pid not in self._counted:
                 self._counted.add(stray.pid)
-                owners = self._custody.owners(stray.pid)  # none of what is still below another stray
-                for run in [run for run in self._ended if run.key in owners or not owners][:1]:
+                owners = self._custody.owners(stray.pid)
+                for run in ([run for run in self._ended if run.key in owners] or self._ended)[:1]:
                     run.strays += 1
             if stray.group not in groups:
                 # A group is killed as one, with what it forks at this moment.

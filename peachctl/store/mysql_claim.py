@@ -220,6 +220,8 @@ class _Picker:
 
     def _heads(self, priority: int, most: int, *, idle: bool) -> list[tuple[int, str, str]]:
         """The oldest row of each user, oldest first: from one user to the next in one seek (a loose index scan)."""
+        # All columns of the index up to the user, and a LIMIT that keeps the condition on users outside: else both
+        # servers step through every row.
         busy, values = self._not_busy() if idle else ("user IS NOT NULL", ())
         return self._db.rows(
             f"""SELECT heads.id, heads.user, heads.weights FROM (
@@ -227,8 +229,8 @@ class _Picker:
                     (SELECT q.id FROM {{queue}} q FORCE INDEX (peach_queue_claim_user)
                      WHERE q.status = 0 AND q.priority = %s AND q.user = u.user AND {_FREE}
                      ORDER BY q.id LIMIT 1) AS id
-                FROM (SELECT DISTINCT user FROM {{queue}} FORCE INDEX (peach_queue_claim_user)
-                      WHERE status = 0 AND priority = %s) u
+                FROM (SELECT DISTINCT status, priority, user FROM {{queue}} FORCE INDEX (peach_queue_claim_user)
+                      WHERE status = 0 AND priority = %s LIMIT {_ALL}) u
                 WHERE u.{busy}) heads
             WHERE heads.id IS NOT NULL ORDER BY heads.id LIMIT %s""",
             (priority, priority, *values, most),

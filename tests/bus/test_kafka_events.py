@@ -10,6 +10,7 @@ import pytest
 from kafka import KafkaConsumer  # noqa: TID253 a test needs it
 from kafka.record.default_records import DefaultRecordBatch  # noqa: TID253
 
+from peachctl.bus.kafka_client import Settings, reach
 from peachctl.bus.kafka_events import KafkaEvents
 from tests import topics
 from tests.servers import kafka, until
@@ -29,6 +30,7 @@ class Ear:
         self.at = at
         self.woken = 0
         self.consumers: list[KafkaConsumer] = []
+        self.tried: list[bool] = []
         self.prepare: Callable[[KafkaConsumer], None] = lambda _consumer: None
         given = {"poll": 0.1, "probe": 0.3, **settings}
         self.events = KafkaEvents(self._open, at.processed, self._wake, **given)
@@ -37,6 +39,8 @@ class Ear:
         self.woken += 1
 
     def _open(self, commits: bool) -> KafkaConsumer:
+        self.tried.append(commits)
+        reach(Settings((self.at.broker.address(),), "PLAINTEXT"), 0.1)
         consumer = KafkaConsumer(
             bootstrap_servers=self.at.broker.address(),
             group_id=self.at.group_execute if commits else None,
@@ -187,3 +191,28 @@ def test_an_end_does_not_wait_for_the_next_event(at: Topics, ear: Callable[..., 
     listening.events.stop()
     assert time.monotonic() - began < 2
     assert not [thread for thread in threading.enumerate() if thread.name == "events"]
+
+
+def test_a_broker_that_goes_away_is_said_once_and_heard_again_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "peachctl")
+    broker = kafka.private()
+    try:
+        with topics.on(broker) as at:
+            at.create(at.processed)
+            listening = Ear(at, reply=1.0, patience=0.3).listen()
+        broker.stop()
+        until(lambda: not listening.events.hears, 20, "it was not noticed")
+        until(lambda: len(listening.tried) > 3, 20, "it was not tried again")
+        broker.start()
+        until(lambda: listening.events.hears, 40, "it did not come back by itself")
+        with topics.on(broker) as at:
+            listening.at.producer = at.producer
+            listening.hears(b"1")
+        listening.events.stop()
+    finally:
+        broker.stop()
+    said = [one.message for one in caplog.records if one.name.startswith("peachctl")]
+    assert said == [
+        "no events are heard, the queue is looked into instead: Kafka does not answer",
+        "events are heard again",
+    ]

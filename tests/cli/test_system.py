@@ -3,7 +3,10 @@
 import json
 import os
 
+import pytest
+
 from tests.conftest import DIAMOND, Peach
+from tests.servers import databases
 
 
 def test_init_db_creates_once_and_check_and_sql_change_nothing(peach: Peach) -> None:
@@ -14,6 +17,37 @@ def test_init_db_creates_once_and_check_and_sql_change_nothing(peach: Peach) -> 
     assert peach.database.exists()
     assert peach.json("init-db", "--check")["steps"] == []
     peach("init-db")
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_init_db_on_a_server_enters_with_the_password_of_a_file_or_of_a_credential(peach: Peach, kind: str) -> None:
+    known, secret = databases.server(kind), "pass-word of 'them'"
+    with databases.database(kind) as name:
+        databases.execute(
+            known,
+            f"""CREATE USER {name}@'%' IDENTIFIED BY "{secret}" """,
+            f"GRANT ALL PRIVILEGES ON `{name}`.* TO {name}@'%'",
+        )
+        peach.env["PEACHCTL_DATABASE__URL"] = f"mysql://{name}@/{name}?unix_socket={known['socket']}"
+        file = peach.home / "password"
+        file.write_text(secret + "\n")
+        file.chmod(0o600)
+        peach.env["PEACHCTL_DATABASE__PASSWORD_FILE"] = str(file)
+        assert "CREATE TABLE" in peach.inside("init-db", "--sql")
+        assert "to do: apply sql/mysql/0001_queue.sql" in peach.inside("init-db", "--check")
+        assert databases.execute(known, "SHOW TABLES", database=name) == []
+        done = peach("init-db")
+        assert "done: apply sql/mysql/0002_peach.sql" in done.stdout and not peach.database.exists()
+        del peach.env["PEACHCTL_DATABASE__PASSWORD_FILE"]
+        refused = peach("queue", "list", code=5)
+        assert name in refused.stderr and len(refused.stderr.splitlines()) <= 2
+        credential = peach.home / "credentials" / "peachctl-database-password"
+        credential.parent.mkdir()
+        credential.write_text(secret)
+        credential.chmod(0o600)
+        peach.env["CREDENTIALS_DIRECTORY"] = str(credential.parent)
+        assert json.loads(peach.inside("init-db", "--check", "-o", "json"))["steps"] == []
+        databases.execute(known, f"DROP USER {name}@'%'")
 
 
 def test_bad_configuration_exits_2_with_file_key_what_is_expected_and_the_nearest_key(peach: Peach) -> None:
@@ -51,12 +85,25 @@ def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach
 
 def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> None:
     for key, value in (
-        ("PEACHCTL_DATABASE__URL", "mysql://peach@localhost/peach"),
         ("PEACHCTL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("PEACHCTL_EXECUTE__SCHEDULER", "distributed"),
         ("PEACHCTL_EXECUTE__MEMORY_LIMIT", "1GiB"),
     ):
         assert "not in this version yet" in peach("consume", "execute", "--once", code=2, **{key: value}).stderr
+
+
+def test_commands_work_on_a_database_server(peach: Peach) -> None:
+    with databases.database("mariadb") as name:
+        at = {"PEACHCTL_DATABASE__URL": f"mysql://root@127.0.0.1:{databases.server('mariadb')['port']}/{name}"}
+        missing = peach("queue", "list", code=2, **at).stderr
+        assert "peachctl init-db" in missing and len(missing.splitlines()) <= 2
+        peach("init-db", **at)
+        peach("submit", peach.file(DIAMOND), **at)
+        peach("consume", "execute", "--once", **at)
+        peach("run", peach.file(DIAMOND), **at)
+        listed = json.loads(peach("queue", "list", "-o", "json", **at).stdout)
+        assert [row["status"] for row in listed] == ["success", "success"]
+        assert not peach.database.exists()
 
 
 def test_a_database_that_cannot_be_opened_exits_5_with_one_line(peach: Peach) -> None:

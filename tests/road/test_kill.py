@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests import topics
 from tests.conftest import DIAMOND, Peach, node, workflow
 from tests.road.judge import judge
+from tests.servers import kafka
 from tests.test_failpoints import all_points
 
 FAILING = workflow(node("a", "Text", ["x"]), node("f", "Fail", ["on purpose"], "a"), node("u", "Upper", [], "f"))
@@ -82,6 +84,7 @@ def in_execute(peach: Peach, point: str) -> None:
 
 
 def after_a_dead_executor(peach: Peach, point: str) -> None:
+    peach.env["PEACHCTL_EXECUTE__LEASE"] = "600s"
     peach("submit", peach.file(DIAMOND))
     killed(peach, "execute:claimed", "consume", "execute", "--once")
     killed(peach, point, "consume", "execute", "--once")
@@ -199,7 +202,18 @@ def in_submit(peach: Peach, point: str) -> None:
     judge(peach, rows=1)
 
 
+def in_submit_over_kafka(peach: Peach, point: str) -> None:
+    """What was acknowledged to it is there, whether or not anybody was told."""
+    with topics.on(kafka.shared()) as at:
+        at.create_all()
+        peach.env.update(at.environment())
+        killed(peach, point, "submit", peach.file(DIAMOND))
+        peach("consume", "all", "--once")
+        judge(peach, rows=1)
+
+
 SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
+    "submit:sent": in_submit_over_kafka,
     "ingest:submitted": in_submit,
     "ingest:submitted-announced": in_submit,
     **dict.fromkeys(

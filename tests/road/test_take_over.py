@@ -280,3 +280,48 @@ def test_a_run_in_the_debugger_does_not_outlive_its_executor_and_is_taken_over_a
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
     [row] = judge(peach, rows=1, statuses=("error",))
     assert row["attempt"] == 2 and "look here" in row["reason"]
+
+
+def test_run_beside_watch_and_neither_runs_what_is_the_others(peach: Peach) -> None:
+    notes = peach.home / "notes"
+
+    def note(name: str) -> dict[str, Any]:
+        return workflow(node("t", "Text", ["x"]), node(name, "Count", [str(notes)], "t"))
+
+    def dropped(name: str) -> None:
+        peach.file(note(name), "being-written").rename(peach.inbox / f"{name}.json")
+        peach.until(lambda: notes.exists() and name in notes.read_text().split())
+
+    watch = peach.start("watch")
+    peach.until(lambda: "Inbox:" in (peach.home / "stderr.0").read_text())
+    dropped("first")
+    peach("run", peach.file(note("run")))
+    dropped("last")  # by then it has seen the script of `run`
+    watch.terminate()
+    assert watch.wait(30) == 0
+    rows = judge(peach, rows=3)
+    assert sorted(notes.read_text().split()) == ["first", "last", "run"]
+    assert [row["attempt"] for row in rows] == [1, 1, 1]
+
+
+def test_a_full_disk_hands_the_claim_back_uncounted_and_a_kill_meanwhile_loses_nothing(peach: Peach) -> None:
+    """A real full disk: a small tmpfs, in a mount namespace of the executor's own."""
+    peach("submit", peach.file(DIAMOND))
+    folder = peach.data / "workflow_temp"
+    script = 'mount -t tmpfs -o size=64k none "$0"; head -c 100k /dev/zero >"$0/full" 2>/dev/null; exec "$@"'
+    command = ["unshare", "-Urm", "sh", "-c", script, str(folder), sys.executable, "-m", "peachctl"]
+    private = {"XDG_RUNTIME_DIR": str(peach.home), "PEACHCTL_EXECUTE__MAX_ATTEMPTS": "1"}
+    process = subprocess.Popen(
+        [*command, "consume", "execute"],
+        env=peach.environment(**private),
+        stderr=(peach.home / "stderr.0").open("w"),
+        cwd=peach.home,
+    )
+    peach.running.append(process)
+    peach.until(lambda: "No space left on device" in (peach.home / "stderr.0").read_text())
+    peach.until(lambda: [row["status"] for row in peach.rows()] == ["queued"])
+    process.kill()
+    process.wait()
+    peach("consume", "execute", "--once", **private)
+    [row] = judge(peach, rows=1)
+    assert row["attempt"] >= 2

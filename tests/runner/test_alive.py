@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_a_living_process_is_not_dead_even_for_itself(tmp_path: Path) -> None:
     held.release()
     held.release()
     assert not held.path.exists()
+
+
+def test_a_lock_that_is_older_than_any_lease_still_proves_the_death_after_another_start(tmp_path: Path) -> None:
+    proof = dead_proof(tmp_path)
+    path = Path(json.loads(proof)["path"])
+    hours_ago = time.time() - 10 * 3600
+    os.utime(path, (hours_ago, hours_ago))
+    alive.take(tmp_path).release()
+    assert alive.is_dead(proof)
 
 
 def test_locks_of_executors_that_died_long_ago_are_swept_away(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_killed_supervisor_is_noticed_when_nothing_is_left(
         rig.runner.close()
         rig.runner.close()
         proof = rig.held.proof
-        assert children() == before
+        assert children() <= before
     assert not alive.is_dead(proof)  # it was signed off, so there is nothing left to know
 
 
@@ -216,7 +216,7 @@ def test_close_ends_all_and_may_be_called_again(way: str, tmp_path: Path, marker
         began = time.monotonic()
         rig.runner.close()
         assert living(marker) == []
-        assert children() == before
+        assert children() <= before
         assert time.monotonic() - began < 3
         rig.runner.close()
 
@@ -228,7 +228,7 @@ def test_close_before_the_supervisor_was_up_leaves_nothing(
         rig.start(busy(marker))
         rig.runner.close()
         assert living(marker) == []
-        assert children() == before
+        assert children() <= before
         assert list(carriers(rig.held.token)) == []
 
 

@@ -73,7 +73,7 @@ def test_an_output_that_is_a_link_is_refused(rig: Rig) -> None:
 def test_a_run_is_a_session_without_terminal_or_secrets(rig: Rig) -> None:
     _, events = rig.whole(
         "report(session=os.getsid(0) == os.getpid() == os.getpgrp(), stdin=os.read(0, 1).decode(),"
-        " adjust=open('/proc/self/oom_score_adj').read().strip(), own=sorted(n for n in os.environ if 'PEACH' in n),"
+        " adjust=open('/proc/self/oom_score_adj').read().strip(), own=sorted(n for n in os.environ if 'PEACHCTL' in n),"
         " descriptors=sorted(int(n) for n in os.listdir('/proc/self/fd')), channel=channel.fileno(),"
         " uid=os.getuid(), gid=os.getgid(), handlers=[int(signal.getsignal(s)) for s in"
         " (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)], mask=len(signal.pthread_sigmask(0, [])))"

@@ -1,0 +1,243 @@
+"""`consume ingest` over Kafka as a real process: kills, brokers that go and come, who may connect, how it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peachctl import wire
+from tests.conftest import Peach, node, workflow
+from tests.servers import kafka
+from tests.topics import Topics, on
+
+
+def message(name: str) -> bytes:
+    made = workflow(node("a", "Text", ["x"]), name=name)
+    return wire.encode_workflow(wire.decode_file(json.dumps(made).encode(), "x.json", wire.Limits()))
+
+
+def prepared(peach: Peach, topics: Topics) -> Topics:
+    peach.env |= topics.environment() | {
+        "PEACHCTL_KAFKA__SESSION_TIMEOUT": "2s",
+        "PEACHCTL_SERVICES__PUBLISH_EVERY": "0",
+    }
+    return topics
+
+
+@pytest.fixture
+def topics(peach: Peach) -> Iterator[Topics]:
+    with on(kafka.shared()) as made:
+        yield prepared(peach, made)
+
+
+def names(peach: Peach) -> list[str]:
+    return sorted(row["name"] for row in peach.rows())
+
+
+def send(topics: Topics, *names: str) -> None:
+    for name in names:
+        topics.send(topics.execute, message(name))
+
+
+@pytest.mark.parametrize("point", ["ingest:filed", "ingest:published", "ingest:acked"])
+def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, topics: Topics, point: str) -> None:
+    topics.create_all()
+    send(topics, "one", "two")
+    peach("consume", "ingest", "--once", code=-signal.SIGKILL, PEACHCTL_FAILPOINT=point)
+    send(topics, "three")
+    peach("consume", "ingest", "--once")
+    assert names(peach) == ["one", "three", "two"]
+    assert {int(one.value) for one in topics.records(topics.processed)} == {1, 2, 3}
+    assert topics.committed(topics.group_ingest, topics.execute) == 3
+
+
+def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: Peach) -> None:
+    broker = kafka.private()
+    try:
+        with on(broker) as topics:
+            prepared(peach, topics)
+            topics.create_all()
+            process = peach.start("consume", "ingest")
+            send(topics, "before")
+            peach.until(lambda: names(peach) == ["before"], 30)
+            broker.stop()
+            broker.start()
+            send(topics, "between")
+            peach.until(lambda: names(peach) == ["before", "between"], 60)
+            broker.kill()
+            broker.start()
+            send(topics, "after")
+            peach.until(lambda: names(peach) == ["after", "before", "between"], 60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        with on(broker) as again:  # the clients of before are slower to find a broker again than ours
+            group = again.admin.list_group_offsets({topics.group_ingest: None})[topics.group_ingest]
+            assert [kept.offset for kept in group.values()] == [3]
+    finally:
+        broker.stop()
+
+
+def test_a_broker_of_the_line_before_4_does_as_well(peach: Peach) -> None:
+    broker = kafka.private("old-kafka")
+    try:
+        with on(broker) as topics:
+            prepared(peach, topics)
+            assert "missing" in peach.inside("init-kafka", "--check")
+            assert "created" in peach.inside("init-kafka", "--partitions", "1")
+            assert "missing" not in peach.inside("init-kafka", "--check")
+            send(topics, "one")
+            topics.send(topics.execute, b"bad")
+            peach("consume", "ingest", "--once")
+            assert names(peach) == ["one"]
+            assert [one.value for one in topics.records(topics.processed)] == [b"1"]
+            assert [one.value for one in topics.records(topics.dead)] == [b"bad"]
+            assert topics.committed(topics.group_ingest, topics.execute) == 2
+    finally:
+        broker.stop()
+
+
+def test_a_topic_made_anew_exits_1_and_its_acceptance_may_be_killed_at_any_step(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    send(topics, "one", "two")
+    peach("consume", "ingest", "--once")
+    topics.admin.delete_topics([topics.execute])
+    peach.until(lambda: topics.execute not in topics.admin.list_topics())
+    topics.create(topics.execute)
+    send(topics, "new")
+    ended = peach("consume", "ingest", "--once", code=1)
+    assert "made anew" in ended.stderr
+    assert f"peachctl init-kafka --accept-new {topics.execute}" in ended.stderr
+    accept = ("init-kafka", "--accept-new", topics.execute)
+    for point in ("init-kafka:offsets", "init-kafka:epoch"):
+        peach(*accept, code=-signal.SIGKILL, PEACHCTL_FAILPOINT=point)
+    assert peach.json(*accept) == {"topic": topics.execute, "accepted": False}
+    peach("consume", "ingest", "--once")
+    assert names(peach) == ["new", "one", "two"]
+
+
+# Who may connect
+
+
+@pytest.fixture
+def secured(peach: Peach) -> kafka.Broker:
+    """SASL over TLS, with all that is right."""
+    broker = kafka.shared()
+    password = peach.home / "password"
+    password.write_text(kafka.PASSWORD + "\n")
+    password.chmod(0o600)
+    peach.env |= {
+        "PEACHCTL_KAFKA__BOOTSTRAP_SERVERS": broker.address("sasl_ssl"),
+        "PEACHCTL_KAFKA__SECURITY_PROTOCOL": "sasl_ssl",
+        "PEACHCTL_KAFKA__SASL_MECHANISM": "scram-sha-512",
+        "PEACHCTL_KAFKA__SASL_USERNAME": kafka.USER,
+        "PEACHCTL_KAFKA__SASL_PASSWORD_FILE": str(password),
+        "PEACHCTL_KAFKA__TLS_CA": str(broker.ca),
+    }
+    return broker
+
+
+def test_a_consumer_over_tls_and_sasl_shows_its_password_nowhere(peach: Peach, secured: kafka.Broker) -> None:
+    with on(secured) as topics:
+        for key, value in topics.environment().items():
+            peach.env.setdefault(key, value)
+        topics.create_all()
+        send(topics, "one")
+        done = peach("-v", "consume", "ingest", "--once")
+        shown = peach("-v", "config", "show", "--sources")
+        bad = script(peach, VERBOSE, PEACHCTL_KAFKA__SASL_USERNAME="mallory")
+        assert bad.returncode == 5
+        assert names(peach) == ["one"]
+    for one in (done, shown, bad):
+        assert kafka.PASSWORD not in one.stdout + one.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("ca", "its certificate is not accepted: unable to get local issuer certificate"),
+        ("name", "its certificate is not accepted: IP address mismatch"),
+        ("mechanism", "does not take gssapi"),
+    ],
+)
+def test_who_is_refused_is_told_so_at_once(peach: Peach, secured: kafka.Broker, mistake: str, said: str) -> None:
+    variables = {
+        "ca": {"PEACHCTL_KAFKA__TLS_CA": str(secured.home / "other-ca.pem")},
+        "name": {
+            "PEACHCTL_KAFKA__SECURITY_PROTOCOL": "ssl",
+            "PEACHCTL_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{secured.ports['ssl']}",
+        },
+        "mechanism": {"PEACHCTL_KAFKA__SASL_MECHANISM": "gssapi"},
+    }[mistake]
+    began = time.monotonic()
+    ended = peach("consume", "ingest", code=2 if mistake == "mechanism" else 5, **variables)
+    assert said in ended.stderr
+    assert time.monotonic() - began < 15
+
+
+# How it ends
+
+VERBOSE = """
+import sys
+from peachctl.cli import main
+sys.argv = ["peachctl", "-v", "init-kafka", "--check"]
+main()
+"""
+
+ONCE = """
+import sys
+from peachctl import serve
+serve.ONCE_PATIENCE = 2.0
+from peachctl.cli import main
+sys.argv = ["peachctl", "consume", "ingest", "--once"]
+main()
+"""
+
+STUCK = """
+import kafka, sys
+from peachctl import serve
+spins = lambda self, **settings: [None for _ in iter(int, 1)]
+kafka.KafkaConsumer.poll = spins
+serve.serve_ingest.__kwdefaults__["stuck"] = 2.0
+from peachctl.cli import main
+sys.argv = ["peachctl", "consume", "ingest"]
+main()
+"""
+
+
+def script(peach: Peach, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", text]
+    env = peach.environment(**variables)
+    return subprocess.run(command, env=env, cwd=peach.home, capture_output=True, text=True, timeout=90)
+
+
+def test_once_without_a_broker_exits_5_when_its_patience_is_over(peach: Peach) -> None:
+    ended = script(peach, ONCE, PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert ended.returncode == 5, ended.stderr
+    assert (
+        ended.stderr.count("Kafka cannot be reached: 127.0.0.1:1: Connection refused") == 2
+    )  # while it waits, and then
+
+
+def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    ended = script(peach, STUCK)
+    assert ended.returncode == 70, ended.stderr
+    assert "nothing has moved for 2 s" in ended.stderr
+    assert "in serve_ingest" in ended.stderr
+
+
+def test_sigterm_drains_and_ends_with_0(peach: Peach, topics: Topics, tmp_path: Path) -> None:
+    topics.create_all()
+    process = peach.start("consume", "ingest")
+    send(topics, "one")
+    peach.until(lambda: topics.committed(topics.group_ingest, topics.execute) == 1, 30)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    # It has left the group: another one need not wait until it counts as dead.
+    [group] = topics.admin.describe_groups([topics.group_ingest]).values()
+    assert group["group_state"] == "Empty"
