@@ -85,7 +85,6 @@ def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach
 
 def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> None:
     for key, value in (
-        ("PEACHCTL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("PEACHCTL_EXECUTE__SCHEDULER", "distributed"),
         ("PEACHCTL_EXECUTE__MEMORY_LIMIT", "1GiB"),
     ):
