@@ -61,8 +61,10 @@ system.register(app)
 def _usage(error: TyperException) -> NoReturn:
     """A mistake on the command line, which typer found; its options are not known yet, so the words are looked at."""
     words = sys.argv[1:]
-    wants = [after for word, after in itertools.pairwise(words) if word in ("-o", "--output")]
-    if {"json", "jsonl"} & {*wants, *(word.partition("=")[2] for word in words), *(word[2:] for word in words)}:
+    wants = {after for word, after in itertools.pairwise(words) if word in ("-o", "--output")}
+    wants |= {word.removeprefix("-o").removeprefix("=") for word in words if word.startswith("-o")}
+    wants |= {word.removeprefix("--output=") for word in words}
+    if {"json", "jsonl"} & wants:
         screen.format = Format.JSON
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         screen.error(ConfigError(message, "peachctl --help"))

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.exceptions import TyperException
 
+from peachctl.cli import _usage
+from peachctl.cli.render import screen
 from tests.conftest import DIAMOND, Peach, node, workflow
 
 
@@ -60,3 +63,15 @@ def test_verbose_adds_the_traceback_and_keeps_the_error_and_its_status(peach: Pe
 def test_verbose_json_errors_are_one_object_and_nothing_else(peach: Peach) -> None:
     done = redirected(peach, "", "-v", "queue", "show", 77, "-o", "json")
     assert done.returncode == 4 and json.loads(done.stderr)["error"]["code"] == 4
+
+
+@pytest.mark.parametrize("words", [("-o", "json"), ("-ojsonl",), ("--output=json",), ("v.json",), ("x=json",)])
+def test_a_mistake_on_the_command_line_is_json_where_the_result_would_have_been(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["peachctl", "queue", "list", *words, "--nonsense"])
+    screen.configure(config_file=None, color="never", verbose=0, quiet=False)
+    with pytest.raises(SystemExit) as ended:
+        _usage(TyperException("No such option: --nonsense"))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("{" if words[0].startswith("-") else "Error: ")
