@@ -204,11 +204,9 @@ class ExecuteLoop:
             self._sweep()
             self._claim()
         except UnreachableError as error:
-            self._unreachable(error)
-        except RefusedError as error:
-            if not self._joined:
+            if isinstance(error, RefusedError) and not self._joined:
                 raise
-            self._pause(error.message)  # what runs is not ended because somebody changes a password
+            self._unreachable(error)  # what runs is not ended because somebody changes a password
         except (files.FilesError, OSError) as error:
             self._pause(str(error))
         except SupervisorLost:

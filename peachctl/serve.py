@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, RefusedError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -120,6 +120,8 @@ def waited_for(make: Callable[[], T], stop: Stop, *, once: bool) -> T:
     while not stop.asked:
         try:
             return make()
+        except RefusedError:
+            raise
         except UnreachableError as error:
             patience.hear(error)
             if said != error.message:
@@ -204,11 +206,12 @@ class IngestThread:
         self._thread.join(15.0)
 
     def quiet(self) -> float:
-        """Seconds for which it has made no step; asked with each step of the executor. What the process was stopped
-        (SIGSTOP, a frozen machine) does not count."""
+        """Seconds for which it has made no step, after its first; asked with each step of the executor. Time in which
+        the process was stopped (SIGSTOP, a frozen machine) does not count."""
         now = time.monotonic()
         passed, self._asked = min(now - self._asked, 2.0), now
-        self._quiet = self._quiet + passed if self._seen == self._steps and not self.over else 0.0
+        still = self._steps > 0 and self._seen == self._steps and not self.over
+        self._quiet = self._quiet + passed if still else 0.0
         self._seen = self._steps
         return self._quiet
 

@@ -88,6 +88,20 @@ def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> Non
         assert "not in this version yet" in peach("consume", "execute", "--once", code=2, **{key: value}).stderr
 
 
+def test_commands_work_on_a_database_server(peach: Peach) -> None:
+    with databases.database("mariadb") as name:
+        at = {"PEACHCTL_DATABASE__URL": f"mysql://root@127.0.0.1:{databases.server('mariadb')['port']}/{name}"}
+        missing = peach("queue", "list", code=2, **at).stderr
+        assert "peachctl init-db" in missing and len(missing.splitlines()) <= 2
+        peach("init-db", **at)
+        peach("submit", peach.file(DIAMOND), **at)
+        peach("consume", "execute", "--once", **at)
+        peach("run", peach.file(DIAMOND), **at)
+        listed = json.loads(peach("queue", "list", "-o", "json", **at).stdout)
+        assert [row["status"] for row in listed] == ["success", "success"]
+        assert not peach.database.exists()
+
+
 def test_a_database_that_cannot_be_opened_exits_5_with_one_line(peach: Peach) -> None:
     peach.data.mkdir()
     peach.database.write_bytes(b"this is no database, and was never one" * 100)
