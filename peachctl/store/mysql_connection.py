@@ -317,7 +317,8 @@ class MysqlSession:
                 sql_mode="STRICT_ALL_TABLES",
                 time_zone="+00:00",
                 autocommit=True,
-                client_flags=[ClientFlag.FOUND_ROWS],
+                # Without attributes: to say what it runs on, the driver would run `lsb_release` for each connection.
+                client_flags=[ClientFlag.FOUND_ROWS, -ClientFlag.CONNECT_ARGS],
                 allow_local_infile=False,
                 connection_timeout=max(1, round(min(_CONNECT, self.patience))),
                 read_timeout=reply,
