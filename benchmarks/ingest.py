@@ -42,7 +42,13 @@ def workflow(number: int) -> Workflow:
     def node(id: str, *above: str) -> Node:
         return Node(id, ServiceRef("Same", 1), given, tuple(Connection(0, one) for one in above))
 
-    nodes = node("load"), node("left", "load"), node("right", "load"), node("join", "left", "right"), node("out", "join")
+    nodes = (
+        node("load"),
+        node("left", "load"),
+        node("right", "load"),
+        node("join", "left", "right"),
+        node("out", "join"),
+    )
     return Workflow(f"study {number}", "ada@hospital", nodes)
 
 
