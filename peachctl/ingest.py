@@ -193,7 +193,7 @@ class Ingest:
         load_hub: Callable[[], Hub],
         limits: wire.Limits,
         free_space: int = 0,
-        most: int = 100,
+        most: int = 500,
         on_step: Callable[[int], None] = lambda _handled: None,
     ) -> None:
         self._store = store
