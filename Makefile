@@ -47,8 +47,9 @@ bench: $(VENV)/test.stamp  ## the benchmarks, each with its floor in the same ru
 proof: $(VENV)/test.stamp $(VENV)/servers.stamp  ## the long campaigns; ARGS="--help" lists them with their options
 	@$(BIN)/python tests/proof.py $(ARGS)
 
-docs: $(VENV)/test.stamp  ## writes what is generated: docs/cli.md, docs/run.svg
+docs: $(VENV)/test.stamp  ## writes what is generated: docs/cli.md, docs/faults.md, docs/run.svg
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python docs/faults.py
 	@$(BIN)/python docs/picture.py
 
 lock: $(VENV)/test.stamp  ## resolves the lock files anew (UPGRADE=--upgrade for newer versions)

@@ -11,6 +11,7 @@ from peachctl.errors import Exit
 TOP = Path(__file__).parent.parent
 PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", TOP / "SECURITY.md", *sorted((TOP / "docs").glob("*.md"))]
 REFERENCE = runpy.run_path(str(TOP / "docs" / "reference.py"))
+FAULTS = runpy.run_path(str(TOP / "docs" / "faults.py"))
 
 
 def test_the_command_reference_is_what_the_program_says() -> None:
@@ -22,6 +23,21 @@ def test_the_command_reference_has_every_exit_status() -> None:
     text = REFERENCE["reference"]()
     for status in Exit:
         assert f"| {int(status)} | {REFERENCE['STATUSES'][status]} |" in text
+
+
+def test_every_fault_has_a_test_and_every_mark_a_fault() -> None:
+    assert set(FAULTS["FAULTS"]) == set(FAULTS["marked"]())
+
+
+def test_the_page_of_faults_is_what_the_tests_say() -> None:
+    stale = (TOP / "docs" / "faults.md").read_text(encoding="utf-8") != FAULTS["page"]()
+    assert not stale, "docs/faults.md is stale: make docs"
+
+
+def test_what_meets_a_fault_is_where_the_page_says() -> None:
+    for fault in FAULTS["FAULTS"].values():
+        for module in fault.modules.split(", "):
+            assert (TOP / "peachctl" / module).exists() or (TOP / module).exists(), module
 
 
 def test_every_command_has_a_help_text() -> None:

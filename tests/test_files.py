@@ -76,6 +76,7 @@ def test_a_script_torn_at_any_length_is_placed_again(tmp_path: Path) -> None:
         assert (tmp_path / NAME).read_bytes() == whole
 
 
+@pytest.mark.fault("A11")
 def test_blocks_that_never_reached_the_disk_are_torn(tmp_path: Path) -> None:
     for there in (bytes(len(TEXT)), TEXT.encode()[:100] + bytes(400)):
         (tmp_path / NAME).write_bytes(there)
@@ -319,6 +320,7 @@ def test_an_attempt_from_the_start_keeps_nothing_but_what_was_published(temp: Pa
     assert names(temp / ".workflow_7") == ["3", "results"]
 
 
+@pytest.mark.fault("A10")
 def test_publishing_goes_on_where_it_was_killed(temp: Path) -> None:
     files.publish(files.prepare_attempt(temp, 7, 1, False))
     second = files.prepare_attempt(temp, 7, 2, False)

@@ -504,6 +504,7 @@ def test_a_refusal_that_cannot_be_packed_now_does_not_block(place: Place) -> Non
     assert "a -> b -> a" in place.log(1) or "b -> a -> b" in place.log(1)
 
 
+@pytest.mark.fault("A3", "A5")
 def test_repair_places_scripts_and_events_that_are_owed(place: Place) -> None:
     entry = prepare_entry(json.dumps(DIAMOND).encode(), "x.json", find_services(place.hub), wire.Limits())
     place.store.file([entry])
@@ -603,6 +604,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.fault("A1", "A2", "A3", "A5", "A6", "A7")
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_any_step_each_message_is_one_row_or_one_letter(point: str, tmp_path: Path, hub: Path) -> None:
     for name in ("inbox", "queue", "temp", "files"):
@@ -661,6 +663,7 @@ def test_two_processes_on_one_inbox_file_each_message_once(tmp_path: Path, hub: 
     assert list((tmp_path / "inbox" / ".taken").iterdir()) == []
 
 
+@pytest.mark.fault("C9")
 def test_what_the_database_does_not_take_is_a_letter_and_blocks_nothing(tmp_path: Path, hub: Path) -> None:
     for name in ("inbox", "queue", "temp", "files"):
         (tmp_path / name).mkdir()

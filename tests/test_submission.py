@@ -45,6 +45,7 @@ def test_what_is_not_filed_yet_is_sent_and_has_no_id(at: Topics, sender: KafkaSe
     store.close()
 
 
+@pytest.mark.fault("B11")
 def test_one_that_is_too_large_is_named_and_those_behind_it_are_not_sent(at: Topics, sender: KafkaSender) -> None:
     at.create(at.execute, max_message_bytes="1000")
     sent = submission.send(sender, at.execute, [("a", b"one"), ("b", b"x" * 5000), ("c", b"three")], 1)

@@ -74,6 +74,7 @@ def test_the_types_of_parameters_are_told_apart() -> None:
     assert [type(value) for value in again.nodes[0].parameters] == [str, int, Double, Double, type(None), str]
 
 
+@pytest.mark.fault("F9")
 @pytest.mark.parametrize(
     ("name", "offset", "field"),
     [
@@ -193,6 +194,7 @@ BLOATED = {
 }
 
 
+@pytest.mark.fault("F8")
 @pytest.mark.parametrize("name", BLOATED)
 def test_a_bloated_message_is_refused_early(name: str) -> None:
     assert len(BLOATED[name]) <= wire.DEFAULT_LIMITS.message_bytes
@@ -201,6 +203,7 @@ def test_a_bloated_message_is_refused_early(name: str) -> None:
     assert time.process_time() - began < 3
 
 
+@pytest.mark.fault("F8")
 def test_a_message_as_dense_as_can_be_costs_a_bounded_multiple_of_its_size_in_memory() -> None:
     body = one_node(connections=number(20_000) + b"\0\xfe\x7f\0" * 20_000 + b"\0")
     tracemalloc.start()

@@ -205,7 +205,7 @@ class KafkaBus:
         try:
             reach(self._to, 1.0)
             if self._goal is None:
-                self._goal = prepare(self._config, self._to, adopted=self._store.adopted())
+                self._goal = prepare(self._config, self._to, self._store)
             if self._goal is None:
                 raise self._no_topic()
             session = int(kafka.session_timeout * 1000)
@@ -315,7 +315,7 @@ class KafkaBus:
     def _position(self, tp: TopicPartition, kept: int | None, beginning: int, end: int) -> int:
         where = f"topic {tp.topic}: partition {tp.partition}"
         if kept is None:
-            return beginning
+            return self._unread(tp, beginning)
         if kept > end:
             raise MadeAnewError(
                 f"{where} ends at offset {end}, but was read up to {kept}: the topic was deleted and made anew",
@@ -336,13 +336,19 @@ class KafkaBus:
             return kept - 1
         return kept
 
+    def _unread(self, tp: TopicPartition, beginning: int) -> int:
+        """Where a partition without an offset begins: behind what is known of it."""
+        last = self._store.last_offset(tp.topic, tp.partition)
+        return beginning if last is None else max(beginning, last + 1)
+
     def _begin(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions that the group has no offset of, and that are ours: they begin at their beginning."""
+        """Partitions that the group has no offset of, and that are ours."""
         consumer = self._consumer
         try:
             beginnings = consumer.beginning_offsets(list(partitions), timeout_ms=CALL)
             logger.info("new partitions: %s", ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)))
-            consumer.commit({tp: _offset(found) for tp, found in beginnings.items()}, timeout_ms=CALL)
+            unread = {tp: _offset(self._unread(tp, beginning)) for tp, beginning in beginnings.items()}
+            consumer.commit(unread, timeout_ms=CALL)
         except (CommitFailedError, RebalanceInProgressError):
             time.sleep(_JOINING)
         except KafkaError as error:

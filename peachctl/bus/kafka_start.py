@@ -18,6 +18,7 @@ from kafka.errors import (  # noqa: TID253
 from peachctl.bus.kafka_client import Settings, border, committed, open_admin, partitions, patiently
 from peachctl.config import Config
 from peachctl.errors import ConfigError
+from peachctl.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,12 @@ EARLIEST, LATEST = -2, -1
 _ACTIVE = (UnknownMemberIdError, IllegalGenerationError, NonEmptyGroupError, RebalanceInProgressError)
 
 
-def prepare(config: Config, to: Settings, *, adopted: bool) -> dict[TopicPartition, int] | None:
+def prepare(config: Config, to: Settings, store: Store) -> dict[TopicPartition, int] | None:
     """Commits where the group of ingest begins, if it has no offsets in the topic of workflows; returns the ends of
     its partitions as they were before. None where there is no such topic.
 
-    adopted: the database was one of 2017. Where nobody has chosen `kafka.start` then, its offsets are taken over, or
-    ConfigError is raised: `earliest` would run all that the broker still has once more. Raises UnreachableError,
-    RefusedError.
+    Where the database was one of 2017 and nobody has chosen `kafka.start`, its offsets are taken over, or ConfigError
+    is raised: `earliest` would run all that the broker still has once more. Raises UnreachableError, RefusedError.
     """
     kafka = config.kafka
     with border(to, f"the group {kafka.group_ingest} cannot be prepared"), contextlib.closing(open_admin(to)) as admin:
@@ -43,18 +43,46 @@ def prepare(config: Config, to: Settings, *, adopted: bool) -> dict[TopicPartiti
             return None
         ends = offsets(admin, dict.fromkeys(found, LATEST))
         if not committed(admin, kafka.group_ingest, kafka.topic_execute):
-            begin = _begin(config, admin, found, ends, adopted=adopted)
+            begin = _begin(config, admin, store, found, ends)
             if not alter(admin, kafka.group_ingest, begin):
                 logger.info("the group %s has members already, which have chosen where it begins", kafka.group_ingest)
         return ends
 
 
 def _begin(
+    config: Config, admin: Any, store: Store, found: list[TopicPartition], ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Where the group begins. What was chosen holds once: the database remembers it, for two that start at once (the
+    later `latest` would skip what came in between), and for a group whose offsets the broker forgot, which it does
+    when nobody was there for some days. Then it goes on behind the last message that is known of each partition."""
+    topic = config.kafka.topic_execute
+    began = store.began(topic)
+    if began is None:
+        at = _choose(config, admin, found, ends, adopted=store.adopted())
+        began = store.begin(topic, {tp.partition: offset for tp, offset in at.items()})
+    beginnings = offsets(admin, dict.fromkeys(found, EARLIEST))
+    if _is_chosen(config) and config.kafka.start == "earliest":
+        return beginnings  # what is known of it makes nothing twice
+    known = {tp: last + 1 for tp in found if (last := store.last_offset(topic, tp.partition)) is not None}
+    if known:
+        logger.warning(
+            "the broker has no offsets of the group %s any more; going on behind the last messages that are known: %s",
+            config.kafka.group_ingest,
+            _said(known),
+        )
+    # Partitions that were added since begin at their beginning.
+    return {tp: max(known.get(tp, 0), began.get(tp.partition, beginnings[tp])) for tp in found}
+
+
+def _is_chosen(config: Config) -> bool:
+    return config.sources.get("kafka.start", "default") != "default"
+
+
+def _choose(
     config: Config, admin: Any, found: list[TopicPartition], ends: Mapping[TopicPartition, int], *, adopted: bool
 ) -> dict[TopicPartition, int]:
     kafka = config.kafka
-    chosen = config.sources.get("kafka.start", "default") != "default"
-    if adopted and not chosen:
+    if adopted and not _is_chosen(config):
         old = committed(admin, OLD_GROUP, kafka.topic_execute)
         if not old:
             raise ConfigError(

@@ -8,7 +8,7 @@ token), with the exception of `cancel`, `delete` and of clients of 2017 that wri
 holder learns of it from `renew`. All times of leases are the database's, never the caller's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum, StrEnum
@@ -222,6 +222,20 @@ class Store(Protocol):
 
     def outcome(self, origin: Origin) -> Outcome | None:
         """What became of the message of this origin (in its topic's present epoch), None where it is not known."""
+        ...
+
+    def last_offset(self, topic: str, partition: int) -> int | None:
+        """The highest offset of the messages that are known of a partition (in its topic's present epoch)."""
+        ...
+
+    def began(self, topic: str) -> dict[int, int] | None:
+        """Where reading of a topic began, by partition; None where that was never said. A topic that was made anew
+        began at its beginnings: {}."""
+        ...
+
+    def begin(self, topic: str, at: Mapping[int, int]) -> dict[int, int]:
+        """Remembers where reading of a topic begins, unless that was said before; returns what is remembered: of two
+        that say it at once, both get the same."""
         ...
 
     def new_epoch(self, topic: str) -> int:

@@ -12,7 +12,7 @@ given out by the next one.
 # ruff: noqa: S608 - the pieces that are put together here are constants of this module; values are bound
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from peachctl.store import (
@@ -127,6 +127,15 @@ class MysqlStore:
 
     def outcome(self, origin: Origin) -> Outcome | None:
         return self._filing.outcome(origin)
+
+    def last_offset(self, topic: str, partition: int) -> int | None:
+        return self._filing.last_offset(topic, partition)
+
+    def began(self, topic: str) -> dict[int, int] | None:
+        return self._filing.began(topic)
+
+    def begin(self, topic: str, at: Mapping[int, int]) -> dict[int, int]:
+        return self._db.transaction(lambda: self._filing.begin(topic, at), marked=False)
 
     def new_epoch(self, topic: str) -> int:
         return self._db.transaction(lambda: self._filing.new_epoch(topic))

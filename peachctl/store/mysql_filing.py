@@ -8,7 +8,7 @@ and finds what the first one made.
 # ruff: noqa: S608 - what is put together here are `%s` for the values of an IN; values are bound
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +116,30 @@ class Filing:
         place = self._places([origin])[origin]
         known = self._known([place]).get(place)
         return None if known is None else Outcome(known.outcome, known.queue_id, known.sha256)
+
+    def last_offset(self, topic: str, partition: int) -> int | None:
+        origin = Origin(topic, partition, 0)
+        (last,) = self._db.row(
+            "SELECT MAX(off) FROM peach_origins WHERE topic = %s AND epoch = %s AND part = %s",
+            self._places([origin])[origin][:3],
+        )
+        return None if last is None else int(last)
+
+    def began(self, topic: str) -> dict[int, int] | None:
+        origin = Origin(topic, 0, 0)
+        epoch = self._places([origin])[origin][1]
+        name = rules.began_name(columns.text(topic)).encode()
+        row = self._db.row("SELECT value FROM peach_meta WHERE name = %s", (name,))
+        return rules.read_began(None if row is None else row[0], epoch)
+
+    def begin(self, topic: str, at: Mapping[int, int]) -> dict[int, int]:
+        name = rules.began_name(columns.text(topic)).encode()
+        self._db.insert(
+            "INSERT INTO peach_meta (name, value)",
+            [(name, rules.write_began(at))],
+            "ON DUPLICATE KEY UPDATE name = name",
+        )
+        return self.began(topic) or {}
 
     def new_epoch(self, topic: str) -> int:
         name = _epoch(topic)

@@ -1,5 +1,8 @@
 """What holds in every database: who may do what to a row, what is told of it, which message is the same one."""
 
+import json
+from collections.abc import Mapping
+
 from peachctl.errors import PeachError, StateError
 from peachctl.store import Entry, Letter, Origin, Status, Wanted, columns
 
@@ -32,6 +35,22 @@ def check_same_message(origin: Origin, sha256: str, known: str | None) -> None:
             " the one that was filed from there: the topic was deleted and made anew",
             f"peachctl init-kafka --accept-new {origin.topic}",
         )
+
+
+def began_name(topic: str) -> str:
+    """Under which `peach_meta` holds where reading of a topic began."""
+    return f"begin:{topic}"
+
+
+def write_began(at: Mapping[int, int]) -> str:
+    return json.dumps(dict(sorted(at.items())))
+
+
+def read_began(value: str | None, epoch: int) -> dict[int, int] | None:
+    """What `write_began` wrote. A topic that was made anew is read from its beginnings."""
+    if epoch:
+        return {}
+    return None if value is None else {int(partition): int(offset) for partition, offset in json.loads(value).items()}
 
 
 def check_cancel(id: int, status: Status) -> None:

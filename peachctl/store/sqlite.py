@@ -7,7 +7,7 @@ A run is open until its executor, or whoever knows that it vanished, has closed 
 nobody, whatever its status: `retry` of a workflow that was just cancelled waits until its processes are gone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peachctl.errors import ConfigError
@@ -139,6 +139,16 @@ class SqliteStore:
 
     def outcome(self, origin: Origin) -> Outcome | None:
         return Filing(self._db, self._clock, self._attempts).outcome(origin)
+
+    def last_offset(self, topic: str, partition: int) -> int | None:
+        return Filing(self._db, self._clock, self._attempts).last_offset(topic, partition)
+
+    def began(self, topic: str) -> dict[int, int] | None:
+        return Filing(self._db, self._clock, self._attempts).began(topic)
+
+    def begin(self, topic: str, at: Mapping[int, int]) -> dict[int, int]:
+        with self._db.writing():
+            return Filing(self._db, self._clock, self._attempts).begin(topic, at)
 
     def new_epoch(self, topic: str) -> int:
         with self._db.writing():

@@ -5,7 +5,7 @@ All of this happens inside of a transaction of the verb that calls it.
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,6 +129,27 @@ class Filing:
     def outcome(self, origin: Origin) -> Outcome | None:
         known = self._known(origin)
         return None if known is None else Outcome(known[2], known[0], known[1])
+
+    def last_offset(self, topic: str, partition: int) -> int | None:
+        topic = columns.text(topic)
+        row = self._db.row(
+            "SELECT max(off) FROM peach_origins WHERE topic = ? AND epoch = ? AND part = ?",
+            (topic, self._epoch(topic), partition),
+        )
+        return None if row is None else row[0]
+
+    def began(self, topic: str) -> dict[int, int] | None:
+        topic = columns.text(topic)
+        row = self._db.row("SELECT value FROM peach_meta WHERE name = ?", (rules.began_name(topic),))
+        return rules.read_began(None if row is None else row[0], self._epoch(topic))
+
+    def begin(self, topic: str, at: Mapping[int, int]) -> dict[int, int]:
+        if self.began(topic) is None:
+            self._db.change(
+                "INSERT INTO peach_meta (name, value) VALUES (?, ?)",
+                (rules.began_name(columns.text(topic)), rules.write_began(at)),
+            )
+        return self.began(topic) or {}
 
     def new_epoch(self, topic: str) -> int:
         topic = columns.text(topic)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from peachctl import wire
-from peachctl.bus import kafka_publish
+from peachctl.bus import kafka_publish, kafka_start
 from peachctl.bus.kafka import KafkaBus
 from peachctl.bus.kafka_client import settings
 from peachctl.bus.kafka_start import OLD_GROUP
@@ -130,6 +130,7 @@ def test_the_header_says_the_priority_and_a_bad_one_is_no_reason_to_refuse(site:
     assert [row.priority for row in reversed(site.store.rows())] == [7, -3, 1, 1, 1]
 
 
+@pytest.mark.fault("B11")
 def test_a_null_value_is_an_empty_message_and_one_beyond_the_limit_is_a_letter_that_says_its_size(site: Site) -> None:
     site.topics.producer.send(site.topics.execute, None, key=b"k").get(10)
     large = b"x" * (site.bus()._max_bytes + 5000)
@@ -145,6 +146,7 @@ def test_a_null_value_is_an_empty_message_and_one_beyond_the_limit_is_a_letter_t
     assert site.committed() == 3
 
 
+@pytest.mark.fault("B1")
 def test_offsets_set_back_to_the_beginning_make_no_new_row(site: Site) -> None:
     site.send("one", "two", "three")
     loop = site.loop()
@@ -170,6 +172,7 @@ def consumer_group_at(site: Site, offset: int, group: str | None = None, partiti
 # The group
 
 
+@pytest.mark.fault("B2", "B5")
 def test_a_partition_that_was_lost_in_mid_batch_is_not_committed_by_its_old_owner(site: Site, tmp_path: Path) -> None:
     site.topics.widen(site.topics.execute, 2)
     first = site.bus()
@@ -186,6 +189,7 @@ def test_a_partition_that_was_lost_in_mid_batch_is_not_committed_by_its_old_owne
     assert sorted({m.origin.partition for m in hand}) == [0, 1]
 
 
+@pytest.mark.fault("B2", "B5")
 def test_a_batch_in_hand_is_acknowledged_after_a_rebalance_and_does_not_come_again(site: Site) -> None:
     site.send("one", "two")
     first, second = site.bus(), site.bus()
@@ -195,6 +199,7 @@ def test_a_batch_in_hand_is_acknowledged_after_a_rebalance_and_does_not_come_aga
     until(lambda: first.poll(0.1, 10) + second.poll(0.1, 10) == [] and site.committed() == 2)
 
 
+@pytest.mark.fault("B4", "B7")
 def test_a_loop_that_stalls_beyond_its_membership_files_nothing_twice(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +227,7 @@ def state_of(site: Site) -> str:
 # Sending
 
 
+@pytest.mark.fault("F3", "B9")
 def test_what_cannot_be_announced_is_announced_when_it_can(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +244,7 @@ def test_what_cannot_be_announced_is_announced_when_it_can(
     assert [one.value for one in site.topics.records(site.topics.processed)] == [b"1"]
 
 
+@pytest.mark.fault("B9")
 def test_a_copy_of_a_refused_message_that_cannot_be_made_blocks_nothing(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,6 +296,56 @@ def test_partitions_that_are_added_later_begin_at_their_beginning(site: Site) ->
     ingested(site, site.loop())
     assert site.names() == ["new"]
     assert site.committed(1) == 1
+
+
+def test_two_first_starts_at_once_begin_where_the_first_of_them_does(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.variables["PEACHCTL_KAFKA__START"] = "latest"
+    site.send("old")
+    ordinary = kafka_start.offsets
+
+    def meanwhile(admin: Any, at: dict[Any, int]) -> dict[Any, int]:
+        """Has seen no offsets of the group, and looks for the end after another one has begun and a message came."""
+        monkeypatch.setattr(kafka_start, "offsets", ordinary)
+        ends = ordinary(admin, at)
+        site.store.begin(site.topics.execute, {0: 1})
+        site.send("new")
+        return {tp: end + 1 for tp, end in ends.items()}
+
+    monkeypatch.setattr(kafka_start, "offsets", meanwhile)
+    until(lambda: site.names() == ["new"], site.loop())
+
+
+@pytest.mark.parametrize("chosen", ["earliest", "latest", "2000-01-01T00:00:00+00:00", None])
+def test_a_group_whose_offsets_the_broker_forgot_goes_on_behind_what_is_known(
+    site: Site, caplog: pytest.LogCaptureFixture, chosen: str | None
+) -> None:
+    site.topics.widen(site.topics.execute, 3)
+    site.send("known", "known too")
+    site.topics.send(site.topics.execute, b"a letter", partition=1)
+    if chosen is not None:
+        site.variables["PEACHCTL_KAFKA__START"] = chosen
+    ingested(site, site.loop())
+    site.buses.pop().close()
+    before = site.names()
+    assert before == ([] if chosen == "latest" else ["known", "known too"])
+    site.send("first")
+    site.send("next", partition=2)
+    if chosen == "latest":
+        ingested(site, site.loop())
+        site.buses.pop().close()
+        before = site.names()
+        site.send("sent while nobody was there", partition=1)
+    else:
+        site.send("sent while nobody was there", partition=1)
+    site.topics.admin.delete_groups([site.topics.group_ingest])
+    until(lambda: site.committed() is None)
+    ingested(site, site.loop())
+    assert site.names() == sorted({*before, "first", "next", "sent while nobody was there"})
+    said = any("going on behind the last messages that are known" in line for line in caplog.messages)
+    assert said == (chosen != "earliest")
+    assert len(site.store.letters()) == (0 if chosen == "latest" else 1)
 
 
 def test_an_adopted_installation_without_offsets_does_not_begin_before_that_is_chosen(site: Site) -> None:
@@ -376,6 +433,7 @@ def test_a_topic_is_not_accepted_as_new_while_a_consumer_is_at_work_or_when_it_i
 # The consumer
 
 
+@pytest.mark.fault("F1")
 def test_an_error_out_of_poll_makes_another_consumer_and_nothing_is_skipped(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +450,7 @@ def test_an_error_out_of_poll_makes_another_consumer_and_nothing_is_skipped(
     assert any("CorruptRecordError" in (text or "") for text in said)
 
 
+@pytest.mark.fault("F1")
 def test_a_consumer_that_delivers_nothing_although_there_is_something_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,6 +470,7 @@ def test_a_consumer_that_delivers_nothing_although_there_is_something_is_replace
     assert any("another consumer is made" in line for line in caplog.messages)
 
 
+@pytest.mark.fault("B8")
 def test_a_consumer_without_a_broker_raises_that_and_goes_on_by_itself(site: Site, tmp_path: Path) -> None:
     config = kafka_config(tmp_path, site.topics, PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     bus = KafkaBus(config, site.store)
@@ -432,6 +492,7 @@ def test_a_consumer_without_a_broker_raises_that_and_goes_on_by_itself(site: Sit
     assert len(got) == 1
 
 
+@pytest.mark.fault("D9")
 def test_what_shows_a_connection_does_not_show_its_password(site: Site, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("canary\n")

@@ -140,6 +140,7 @@ def test_a_topic_that_is_missing_is_said_once_and_found_when_it_is_there(
     assert caplog.records[-1].message == "events are heard again"
 
 
+@pytest.mark.fault("F1")
 def test_after_an_exception_out_of_poll_another_consumer_hears_on(
     at: Topics, ear: Callable[..., Ear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_after_an_exception_out_of_poll_another_consumer_hears_on(
     listening.hears(b"2")
 
 
+@pytest.mark.fault("F1", "B10")
 def test_a_thread_that_hangs_is_noticed_and_replaced(
     at: Topics, ear: Callable[..., Ear], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +195,7 @@ def test_an_end_does_not_wait_for_the_next_event(at: Topics, ear: Callable[..., 
     assert not [thread for thread in threading.enumerate() if thread.name == "events"]
 
 
+@pytest.mark.fault("B8")
 def test_a_broker_that_goes_away_is_said_once_and_heard_again_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "peachctl")
     broker = kafka.private()

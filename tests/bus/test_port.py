@@ -1,5 +1,7 @@
 """What holds for every transport (`peachctl.bus.Bus`)."""
 
+import pytest
+
 from peachctl.bus import Message
 from tests.bus.conftest import LIMIT, Rig, take
 
@@ -52,6 +54,7 @@ def test_acknowledged_messages_do_not_come_again(rig: Rig) -> None:
     assert rig.open().poll(0.5, 10) == []
 
 
+@pytest.mark.fault("B1")
 def test_unacknowledged_messages_come_again_with_the_same_origin_and_body(rig: Rig) -> None:
     for number in range(3):
         rig.put(b"%d" % number)
@@ -115,6 +118,7 @@ def test_acknowledging_twice_and_what_was_rejected_is_no_error(rig: Rig) -> None
     assert bus.poll(0.3, 10) == []
 
 
+@pytest.mark.fault("B11")
 def test_a_message_beyond_the_limit_is_not_read_whole(rig: Rig) -> None:
     rig.put(b"x" * (LIMIT + 500))
     rig.put(b"x" * LIMIT)

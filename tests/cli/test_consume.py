@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.conftest import DIAMOND, Peach, make_hub, node, workflow
 
 
@@ -71,6 +73,7 @@ def test_consume_execute_refuses_an_edited_script_with_that_reason(peach: Peach)
     assert row["status"] == "error" and "edited" in row["reason"]
 
 
+@pytest.mark.fault("A11")
 def test_a_torn_script_is_rendered_again(peach: Peach) -> None:
     peach("submit", peach.file(DIAMOND))
     [script] = peach.queue.glob("*.py")

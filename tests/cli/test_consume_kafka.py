@@ -50,6 +50,7 @@ def log(peach: Peach, number: int = 0) -> str:
     return (peach.home / f"stderr.{number}").read_text()
 
 
+@pytest.mark.fault("A6", "C5")
 def test_each_workflow_runs_once_though_all_executors_hear_all_events_and_sigterm_drains(
     peach: Peach, at: Topics
 ) -> None:
@@ -69,6 +70,7 @@ def test_each_workflow_runs_once_though_all_executors_hear_all_events_and_sigter
     assert peach.detail(short)["status"] == "success"
 
 
+@pytest.mark.fault("B3", "B6", "B14")
 def test_a_run_of_days_keeps_no_event_waiting_and_no_membership_alive(peach: Peach, at: Topics) -> None:
     """What a group does with members that do not poll does not concern an executor: it is none."""
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__SLOTS="2")
@@ -94,6 +96,7 @@ def test_a_run_of_days_keeps_no_event_waiting_and_no_membership_alive(peach: Pea
     peach.until(lambda: not peach.marked())
 
 
+@pytest.mark.fault("C7")
 def test_a_client_that_deletes_or_cancels_a_row_ends_the_run_with_all_its_processes(peach: Peach, at: Topics) -> None:
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__SLOTS="2")
     ids = [file(peach, slow(peach, f"{peach.home}-daemon")) for _ in range(2)]
@@ -121,6 +124,7 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
+@pytest.mark.fault("A5")
 def test_a_lost_event_costs_a_look_into_the_queue_and_no_sweep(peach: Peach) -> None:
     config = load(environ=peach.environment())
     app.make_folders(config)
@@ -134,6 +138,7 @@ def test_a_lost_event_costs_a_look_into_the_queue_and_no_sweep(peach: Peach) -> 
             assert store.get(id).status.word == "success"  # type: ignore[union-attr]
 
 
+@pytest.mark.fault("B8")
 def test_a_broker_that_is_away_is_said_once_and_stops_no_executor(peach: Peach, at: Topics) -> None:
     process = peach.start("consume", "all", PEACHCTL_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     peach.until(lambda: "no events are heard" in log(peach) and "Kafka cannot be reached" in log(peach))
@@ -153,6 +158,7 @@ def test_an_ingest_that_ends_by_itself_ends_the_executor_beside_it_with_its_stat
     assert peach.detail(id)["status"] in ("success", "queued")
 
 
+@pytest.mark.fault("B15", "D9")
 @pytest.mark.parametrize(
     "command", [("consume", "execute"), ("consume", "all"), ("services", "publish"), ("submit", "workflow.json")]
 )

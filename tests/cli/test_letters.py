@@ -31,7 +31,7 @@ def refuse(peach: Peach, **bodies: Any) -> None:
     app.make_folders(config)
     with (
         contextlib.closing(app.open_store(config)) as store,
-        contextlib.closing(app.open_bus(config)) as bus,
+        contextlib.closing(app.open_folder_bus(config)) as bus,
     ):
         loop = app.open_ingest(config, store, bus)
         for name, body in bodies.items():

@@ -86,7 +86,7 @@ def test_submit_files_all_of_a_call_or_none(peach: Peach) -> None:
     peach("submit", good, GOLDEN / "malformed_empty.bin", code=1)
     assert peach.rows() == []
     first, second = peach.json("submit", good, good)
-    assert first == {"file": str(good), "id": 1, "status": "queued"}
+    assert first == {"file": str(good), "id": 1, "status": "queued", "reason": None}
     assert second["id"] == 2, "equal bytes sent twice are two workflows"
     peach("consume", "execute", "--once")
     assert {row["status"] for row in peach.rows()} == {"success"}

@@ -44,6 +44,7 @@ def send(topics: Topics, *names: str) -> None:
         topics.send(topics.execute, message(name))
 
 
+@pytest.mark.fault("A5", "A6", "A7")
 @pytest.mark.parametrize("point", ["ingest:filed", "ingest:published", "ingest:acked"])
 def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, topics: Topics, point: str) -> None:
     topics.create_all()
@@ -56,6 +57,7 @@ def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, 
     assert topics.committed(topics.group_ingest, topics.execute) == 3
 
 
+@pytest.mark.fault("B8")
 def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: Peach) -> None:
     broker = kafka.private()
     try:
@@ -141,6 +143,7 @@ def secured(peach: Peach) -> kafka.Broker:
     return broker
 
 
+@pytest.mark.fault("B15", "D9")
 def test_a_consumer_over_tls_and_sasl_shows_its_password_nowhere(peach: Peach, secured: kafka.Broker) -> None:
     with on(secured) as topics:
         for key, value in topics.environment().items():
@@ -156,6 +159,7 @@ def test_a_consumer_over_tls_and_sasl_shows_its_password_nowhere(peach: Peach, s
         assert kafka.PASSWORD not in one.stdout + one.stderr
 
 
+@pytest.mark.fault("B15")
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
@@ -223,6 +227,7 @@ def test_once_without_a_broker_exits_5_when_its_patience_is_over(peach: Peach) -
     )  # while it waits, and then
 
 
+@pytest.mark.fault("F1", "B10")
 def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach, topics: Topics) -> None:
     topics.create_all()
     ended = script(peach, STUCK)

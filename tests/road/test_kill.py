@@ -257,6 +257,7 @@ def test_every_fail_point_is_killed_at() -> None:
     assert set(SCENARIOS) == set(all_points())
 
 
+@pytest.mark.fault("A1", "A3", "A5", "A6", "A7", "A8", "A9", "A10")
 @pytest.mark.parametrize("point", SCENARIOS)
 def test_a_kill_at(point: str, peach: Peach) -> None:
     SCENARIOS[point](peach, point)

@@ -56,6 +56,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.fault("A8", "A9")
 @pytest.mark.parametrize("command", [("run",), ("consume", "execute")])
 def test_a_killed_executor_is_taken_over_at_once_and_done_nodes_do_not_run_again(
     command: tuple[str, ...], peach: Peach
@@ -113,6 +114,7 @@ def test_when_the_warm_parent_is_killed_the_same_executor_starts_the_workflow_ag
     assert notes.read_text().split() == ["first", "last"]
 
 
+@pytest.mark.fault("A8")
 def test_an_attempt_that_keeps_losing_its_executor_ends_in_error_after_max_attempts(peach: Peach) -> None:
     peach("submit", peach.file(counted(peach)[0]))
     for _ in range(2):
@@ -192,6 +194,7 @@ def test_two_executors_on_one_database_run_each_workflow_once(peach: Peach) -> N
     assert "locked" not in errors
 
 
+@pytest.mark.fault("C7")
 def test_a_row_that_a_client_deletes_or_cancels_while_it_runs_is_ended(peach: Peach) -> None:
     slow = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
     peach("submit", peach.file(slow), peach.file(slow, "two.json"))
@@ -235,7 +238,7 @@ def locked(peach: Peach) -> Iterator[None]:
 
 
 def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach: Peach) -> None:
-    peach("submit", peach.file(counted(peach, 60)[0]))
+    peach("submit", peach.file(counted(peach)[0]))
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__LEASE="600s")
     peach.until(lambda: is_running(peach, "slow"))
     with locked(peach):
@@ -247,7 +250,7 @@ def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach
 
 
 def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
-    process = peach.start("run", peach.file(counted(peach, 60)[0]))
+    process = peach.start("run", peach.file(counted(peach)[0]))
     peach.until(lambda: is_running(peach, "slow"))
     with locked(peach):
         process.send_signal(signal.SIGINT)

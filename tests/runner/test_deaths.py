@@ -75,6 +75,7 @@ def busy(marker: str) -> str:
     )
 
 
+@pytest.mark.fault("F10", "A9")
 def test_a_killed_executor_leaves_nothing_and_is_known_to_be_dead(way: str, tmp_path: Path, marker: str) -> None:
     with executor(way, tmp_path, 30, busy(marker), busy(marker)) as started:
         hello = started.hear("proof")
@@ -145,6 +146,7 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
+@pytest.mark.fault("F10")
 def test_a_killed_executor_and_supervisor_at_once_leave_nothing(
     way: str, tmp_path: Path, marker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from peachctl.errors import PeachError, StateError
-from peachctl.store import Entry, ExecutionFileTaken, Executor, Status, Store
+from peachctl.store import Entry, ExecutionFileTaken, Executor, Letter, Origin, Status, Store
 from tests.store.adapters import Client, ids
 from tests.store.conftest import NODES, origin
 
@@ -33,12 +33,14 @@ def test_a_filed_workflow_is_read_back(store: Store, other: Store, entry: Callab
     assert filed.new and filed.execution_file == "x.py"
 
 
+@pytest.mark.fault("C13")
 def test_a_batch_is_filed_in_its_order(store: Store, entry: Callable[..., Entry]) -> None:
     filed = store.file([entry() for _ in range(50)])
     assert ids(filed) == sorted(ids(filed)) and len(set(ids(filed))) == 50
     assert ids(store.unannounced(1000)) == ids(filed)
 
 
+@pytest.mark.fault("A7", "B1")
 def test_a_message_that_comes_again_makes_no_second_row(
     store: Store, other: Store, entry: Callable[..., Entry]
 ) -> None:
@@ -81,6 +83,28 @@ def test_a_topic_that_was_made_anew_begins_a_new_epoch(
     assert store.file([entry(origin=origin(7))])[0].new
     with pytest.raises(StateError, match="made anew"):
         store.file([entry(origin=origin(7, "other"))])
+
+
+def test_the_last_offset_of_a_partition_is_that_of_any_message_known_of_it(
+    store: Store, other: Store, entry: Callable[..., Entry]
+) -> None:
+    topic = origin(0).topic
+    assert store.last_offset(topic, 0) is None
+    store.file([entry(origin=origin(7)), entry(origin=origin(9, "other")), entry(origin=Origin(topic, 1, 3))])
+    refused = Letter("no", "", None, origin(8), None, 1, b"x", 1.0)
+    store.file([], [refused])
+    assert [other.last_offset(topic, part) for part in (0, 1, 2)] == [8, 3, None]
+    store.new_epoch(topic)
+    assert other.last_offset(topic, 0) is None and other.last_offset("other", 0) == 9
+
+
+def test_where_reading_of_a_topic_began_is_said_once(store: Store, other: Store) -> None:
+    assert store.began("t") is None
+    assert store.begin("t", {0: 5, 11: 1 << 40}) == {0: 5, 11: 1 << 40}
+    assert other.begin("t", {0: 6, 1: 6}) == {0: 5, 11: 1 << 40} == other.began("t")
+    assert other.began("T") is None
+    store.new_epoch("t")
+    assert other.began("t") == {} == other.begin("t", {0: 7})
 
 
 def test_a_message_whose_row_was_deleted_is_not_filed_again(
@@ -166,6 +190,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.fault("C10")
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_comes_back_as_it_went_in(
     store: Store, other: Store, entry: Callable[..., Entry], executor: Executor, hostile: str

@@ -73,6 +73,7 @@ def test_a_claim_needs_its_own_executor_and_token(
     assert store.renew(executor, [], 30) == {}
 
 
+@pytest.mark.fault("F7")
 def test_what_is_wanted_is_told_for_each(
     store: Store, other: Store, client: Client, file: Filer, executor: Executor
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_dead_executors_rows_are_free_at_once_and_it_is_forgotten(
     assert other.release([], 3) == []
 
 
+@pytest.mark.fault("A8")
 def test_attempts_are_used_up(store: Store, database: Database, file: Filer, executor: Executor) -> None:
     id = file()
     for attempt in (1, 2, 3):
@@ -152,6 +154,7 @@ def test_a_retry_counts_attempts_anew(store: Store, database: Database, file: Fi
     assert released is not None and not released.ended
 
 
+@pytest.mark.fault("A8")
 def test_the_claim_itself_writes_the_first_lease(
     store: Store, database: Database, client: Client, file: Filer, executor: Executor
 ) -> None:
@@ -162,6 +165,7 @@ def test_the_claim_itself_writes_the_first_lease(
     assert store.release_expired(3) == []
 
 
+@pytest.mark.fault("A8")
 def test_a_lease_that_is_null_has_run_out(store: Store, client: Client, file: Filer, executor: Executor) -> None:
     id = file()
     store.claim(executor, 1, 3600)

@@ -91,6 +91,7 @@ def through(cutting: Cutting, database: MysqlDatabase, patience: float = 10.0) -
     return open_store(replace(server, url=replace(server.url, port=cutting.port)), patience=patience)
 
 
+@pytest.mark.fault("F4", "A4")
 @pytest.mark.parametrize("cut", ["request", "reply"])
 def test_a_commit_that_is_cut_off_happens_once_whatever_it_was(
     database: MysqlDatabase, store: MysqlStore, cutting: Cutting, entry: Callable[..., Entry], cut: str
@@ -156,6 +157,7 @@ def test_what_was_finished_by_a_call_that_failed_counts_as_finished(
         assert not far.finish(claim, Status.SUCCESS, reason=None, output_file="b.tar")
 
 
+@pytest.mark.fault("C2", "A2")
 def test_a_connection_that_is_killed_in_a_transaction_leaves_no_half_of_it(database: MysqlDatabase) -> None:
     client = database.client()
     tries = []
@@ -195,6 +197,7 @@ def test_a_transaction_that_was_frozen_holds_no_lock_for_long_and_is_begun_again
 # Locks
 
 
+@pytest.mark.fault("C3")
 def test_of_two_that_lock_crosswise_both_succeed(database: MysqlDatabase) -> None:
     client = database.client()
     client.run("INSERT INTO peach_meta (name, value) VALUES ('a', '0'), ('b', '0')")
@@ -221,6 +224,7 @@ def test_of_two_that_lock_crosswise_both_succeed(database: MysqlDatabase) -> Non
     assert client.run("SELECT value FROM peach_meta WHERE name IN ('a', 'b')") == [("2",), ("2",)]
 
 
+@pytest.mark.fault("C3")
 def test_a_lock_that_is_not_given_up_ends_in_a_sentence_and_nothing_half_done(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
@@ -244,6 +248,7 @@ def test_a_lock_that_is_not_given_up_ends_in_a_sentence_and_nothing_half_done(
     assert {row.priority for row in store.rows()} == {7}
 
 
+@pytest.mark.fault("F6", "C5")
 def test_a_claim_waits_for_nobody_and_nobody_who_files_waits_for_a_claim(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
@@ -314,6 +319,7 @@ def test_without_skip_locked_the_same_rows_are_claimed(
     assert taken == [0, 2, 4, 1, 3, 5]
 
 
+@pytest.mark.fault("C5")
 def test_without_skip_locked_no_row_is_claimed_twice(
     without_skip_locked: None, database: MysqlDatabase, entry: Callable[..., Entry]
 ) -> None:
@@ -359,6 +365,7 @@ def test_users_whom_the_collation_takes_for_one_share_a_limit(mariadb: MysqlData
 # How much is said to the server
 
 
+@pytest.mark.fault("C13")
 def test_statements_do_not_grow_with_what_is_filed_renewed_and_told(
     store: MysqlStore, entry: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +410,7 @@ def place(own: databases.Private) -> Server:
     return server
 
 
+@pytest.mark.fault("C11")
 def test_the_collation_is_one_that_every_server_knows(place: Server) -> None:
     with closing(open_store(place)) as store:
         assert store._db.row("SELECT @@collation_connection, @@character_set_client") == (
@@ -425,6 +433,7 @@ def test_a_connection_starts_no_program(place: Server, monkeypatch: pytest.Monke
     assert started == []
 
 
+@pytest.mark.fault("C9")
 def test_what_is_larger_than_a_packet_is_refused_by_name_and_the_rest_is_split(
     place: Server, entry: Callable[..., Entry]
 ) -> None:
@@ -445,6 +454,7 @@ def test_what_is_larger_than_a_packet_is_refused_by_name_and_the_rest_is_split(
             store.file([entry("u" * 600)])
 
 
+@pytest.mark.fault("C4")
 def test_a_server_that_hangs_is_not_waited_for_without_end(
     place: Server, own: databases.Private, entry: Callable[..., Entry]
 ) -> None:
@@ -460,6 +470,7 @@ def test_a_server_that_hangs_is_not_waited_for_without_end(
         assert store.file([entry()])[0].new
 
 
+@pytest.mark.fault("C1", "A4")
 def test_a_server_that_is_killed_again_and_again_loses_and_doubles_nothing(
     place: Server, own: databases.Private, entry: Callable[..., Entry]
 ) -> None:
@@ -558,6 +569,7 @@ def test_tls_is_verified_when_it_is_asked_for(place: Server, own: databases.Priv
     own.start()
 
 
+@pytest.mark.fault("D9")
 def test_a_password_is_in_nothing_that_is_said(
     database: MysqlDatabase, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,7 @@ def test_a_database_is_made_once(place: Place) -> None:
     assert place.run("SELECT * FROM queue") == [] and place.run("SELECT * FROM peach_left") == []
 
 
+@pytest.mark.fault("F6", "C5")
 def test_the_queue_has_an_index_that_a_claim_follows_to_its_end(place: Place) -> None:
     migrate(place.server)
     found = place.run(
@@ -225,6 +226,7 @@ def test_clients_of_2017_find_the_table_that_they_know(adopted: Place) -> None:
     assert (id, user, body, status, progress, title, priority, output) == (NEXT, "", None, 0, 0, "", 1, "")
 
 
+@pytest.mark.fault("C10")
 def test_long_users_any_script_and_large_workflows_have_room(adopted: Place) -> None:
     adopted.run(
         f"INSERT INTO queue (user, execution_file, workflow_json) VALUES"
@@ -342,6 +344,7 @@ def test_of_two_init_db_at_once_one_waits_and_finds_nothing_to_do(place: Place) 
     assert place.rows() == ROWS
 
 
+@pytest.mark.fault("C12")
 @pytest.mark.parametrize("may_see", [True, False])
 def test_a_session_in_the_way_is_named_and_the_next_init_db_succeeds(place: Place, may_see: bool) -> None:
     place.make_old()
@@ -359,6 +362,7 @@ def test_a_session_in_the_way_is_named_and_the_next_init_db_succeeds(place: Plac
     assert place.rows() == ROWS
 
 
+@pytest.mark.fault("C12")
 def test_a_reader_does_not_keep_others_from_the_table_while_an_init_db_waits(place: Place) -> None:
     migrate(place.server)
     with MysqlSchema(place.session, lock_wait=1).changing():

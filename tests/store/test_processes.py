@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from peachctl.store import Entry, Status, Store
 from tests.store.adapters import Client, Database, ids
 
@@ -19,6 +21,7 @@ def start(adapter: str, place: str, task: str, name: str) -> "subprocess.Popen[s
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.fault("C5", "C15")
 def test_four_processes_claim_every_row_once(
     adapter: str, database: Database, store: Store, entry: Callable[..., Entry]
 ) -> None:
@@ -31,6 +34,7 @@ def test_four_processes_claim_every_row_once(
     assert store.counts()[Status.PROCESSING] == 600
 
 
+@pytest.mark.fault("A2")
 def test_a_killed_process_leaves_whole_transactions_only(
     adapter: str, database: Database, store: Store, client: Client
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_last_progress_is_written_with_the_end(store: Store, claim: Claim, s
     assert row is not None and (row.status, row.progress) == (status, 100 if status is Status.SUCCESS else 75)
 
 
+@pytest.mark.fault("C6")
 def test_an_end_is_written_once(store: Store, claim: Claim) -> None:
     assert store.finish(claim, Status.ERROR, reason="first", output_file="a.tar")
     assert not store.finish(claim, Status.SUCCESS, reason=None, output_file="b.tar", nodes=[state("a")])
@@ -137,6 +138,7 @@ def test_what_was_cancelled_meanwhile_stays_cancelled_and_gets_its_output(
     assert [one.status for one in other.nodes(claim.id)] == [NodeStatus.SUCCESS]
 
 
+@pytest.mark.fault("C6")
 @pytest.mark.parametrize("status", [Status.SUCCESS, Status.ERROR])
 def test_what_a_client_wrote_as_ended_is_not_written_over(
     store: Store, client: Client, claim: Claim, status: Status

@@ -49,6 +49,7 @@ def test_the_files_are_for_owner_and_group_only(
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750 & ~mask
 
 
+@pytest.mark.fault("A11")
 def test_what_was_committed_is_on_the_disk(path: Path) -> None:
     store = open_store(path)
     assert store._db.row("PRAGMA journal_mode") == ("wal",)
@@ -102,6 +103,7 @@ def test_a_database_that_is_not_there_is_not_made_unless_told(path: Path) -> Non
     open_store(path, create=False).close()
 
 
+@pytest.mark.fault("C15")
 def test_a_lock_that_lasts_is_named_after_the_time_out(path: Path, entry: Callable[..., Entry]) -> None:
     with closing(open_store(path, timeout=0.2)) as store:
         holder = sqlite3.connect(path, isolation_level=None)

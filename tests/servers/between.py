@@ -1,0 +1,140 @@
+"""What stands between a client and a server in a test: lets packets vanish, and answers Kafka's requests with errors.
+
+All addresses that a broker gives of itself are changed to this one, so that a client stays on it.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+class Between:
+    """Listens on `port` of loopback and passes everything on to the server's port, until it is told otherwise."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._lets_pass = threading.Event()
+        self._lets_pass.set()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @contextmanager
+    def swallowing(self) -> Iterator[None]:
+        """Whatever either side sends meanwhile is gone, and neither hears of it. What was connected then stays dead."""
+        self._lets_pass.clear()
+        try:
+            yield
+        finally:
+            before, self._open = self._open, []
+            self._lets_pass.set()
+            for one in before:
+                _end(one)
+
+    def close(self) -> None:
+        self._listener.close()
+        for one in self._open:
+            _end(one)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server))
+                self._open += [client, server]
+                self._connect(client, server)
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        for source, sink in ((client, server), (server, client)):
+            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self._lets_pass.is_set():
+                    sink.sendall(data)
+        _end(source)
+        _end(sink)
+
+
+class BetweenKafka(Between):
+    """One that reads Kafka's frames. wrong: error codes by API key, one for each of the next answers, which says of all
+    it is about that it failed, although it was done."""
+
+    PRODUCE, FETCH, OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT = 0, 1, 8, 11, 12
+
+    def __init__(self, server: int) -> None:
+        super().__init__(server)
+        self.wrong: dict[int, list[int]] = {}
+        self.asked: dict[int, int] = {}
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        requests: list[tuple[int, int]] = []
+        threading.Thread(target=self._ask, args=(client, server, requests), daemon=True).start()
+        threading.Thread(target=self._answer, args=(server, client, requests), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket, requests: list[tuple[int, int]]) -> None:
+        for frame in _frames(client):
+            key, version = struct.unpack(">hh", frame[4:8])
+            if self._lets_pass.is_set():
+                self.asked[key] = self.asked.get(key, 0) + 1
+                requests.append((key, version))
+                with suppress(OSError):
+                    server.sendall(frame)
+        _end(server)
+
+    def _answer(self, server: socket.socket, client: socket.socket, requests: list[tuple[int, int]]) -> None:
+        ours, theirs = (b"127.0.0.1" + struct.pack(">i", port) for port in (self.port, self._server))
+        for frame in _frames(server):
+            key, version = requests.pop(0)
+            answer = frame.replace(theirs, ours)
+            if self.wrong.get(key):
+                answer = _failing(key, version, answer, self.wrong[key].pop(0))
+            if self._lets_pass.is_set():
+                with suppress(OSError):
+                    client.sendall(answer)
+        _end(client)
+
+
+def _failing(key: int, version: int, frame: bytes, code: int) -> bytes:
+    """The answer with this error wherever one stands in it."""
+    from kafka.protocol.api_header import ResponseClassRegistry  # noqa: TID253
+
+    answer = ResponseClassRegistry.get_response_class(key, version).decode(frame, framed=True, header=True)
+    _fail(answer, code)
+    return bytes(answer.encode(version=version, framed=True, header=True))
+
+
+def _fail(part: Any, code: int) -> None:
+    for name in part.fields:
+        value = getattr(part, name)
+        if name == "error_code":
+            part.error_code = code
+        elif isinstance(value, list):
+            for one in value:
+                if hasattr(one, "fields"):
+                    _fail(one, code)
+
+
+def _frames(source: socket.socket) -> Iterator[bytes]:
+    """Whole frames with their length, until the end."""
+    got = b""
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            got += data
+            while len(got) >= 4 and len(got) >= (end := 4 + struct.unpack(">i", got[:4])[0]):
+                yield got[:end]
+                got = got[end:]
+
+
+def _end(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
