@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, files, takeover
+from peachctl import app, files, serve, takeover
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
@@ -227,3 +227,16 @@ def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_wait
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(UnreachableError, match=r"locked for 0\.6 s"):
                 store.hold(True)
+
+
+@pytest.mark.parametrize("kafka", [False, True])
+def test_an_end_that_was_asked_for_during_the_start_leaves_the_queue_alone(peach: Peach, kafka: bool) -> None:
+    """It came when there was a handler and not yet a loop; where work never ceases, such a one went on for ever."""
+    with opened(peach) as rig, contextlib.closing(app.open_folder_bus(load(environ=peach.environment()))) as bus:
+        [id] = filed(peach, rig.store, SLEEPER)
+        stop = serve.Stop(asked=1)
+        if kafka:
+            serve.serve_events(rig.loop, rig.store, stop, None, None, once=False)
+        else:
+            serve.serve(rig.loop, bus, rig.store, stop, once=False)
+        assert rig.row(id).attempt == 0
