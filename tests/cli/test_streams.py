@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from typer.exceptions import TyperException
+import typer
 
 from peachctl.cli import _usage
 from peachctl.cli.render import screen
@@ -72,6 +72,6 @@ def test_a_mistake_on_the_command_line_is_json_where_the_result_would_have_been(
     monkeypatch.setattr(sys, "argv", ["peachctl", "queue", "list", *words, "--nonsense"])
     screen.configure(config_file=None, color="never", verbose=0, quiet=False)
     with pytest.raises(SystemExit) as ended:
-        _usage(TyperException("No such option: --nonsense"))
+        _usage(typer.BadParameter("nonsense"))
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("{" if words[0].startswith("-") else "Error: ")
