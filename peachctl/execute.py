@@ -449,7 +449,8 @@ class ExecuteLoop:
                 self._observer(attempt.claim, event)
 
     def _write_changes(self) -> None:
-        """Progress and nodes, at most every 0.2 s for one run; the rest with its end. Raises UnreachableError."""
+        """Progress and nodes, at most every 0.2 s for one run, and the first time 0.2 s after its claim: most of short
+        ones is written with their end alone. Raises UnreachableError."""
         now = time.monotonic()
         for attempt in self._attempts.values():
             due = now - attempt.written_at >= 0.2
