@@ -53,10 +53,8 @@ class UnreachableError(PeachError):
     exit = Exit.UNREACHABLE
 
 
-class RefusedError(PeachError):
+class RefusedError(UnreachableError):
     """A server that answers, but does not accept who we are, or we not who it is: waiting mends nothing."""
-
-    exit = Exit.UNREACHABLE
 
 
 class WireError(PeachError):

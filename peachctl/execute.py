@@ -204,11 +204,9 @@ class ExecuteLoop:
             self._sweep()
             self._claim()
         except UnreachableError as error:
-            self._unreachable(error)
-        except RefusedError as error:
-            if not self._joined:
+            if isinstance(error, RefusedError) and not self._joined:
                 raise
-            self._pause(error.message)  # what runs is not ended because somebody changes a password
+            self._unreachable(error)  # what runs is not ended because somebody changes a password
         except (files.FilesError, OSError) as error:
             self._pause(str(error))
         except SupervisorLost:
@@ -442,11 +440,10 @@ class ExecuteLoop:
         for event in attempt.run.events():
             try:
                 attempt.hear(event)
+                if event.get("event") in ("graph", "node", "progress", "log"):
+                    self._observer(attempt.claim, event)
             except Exception:  # noqa: BLE001 - services can write what they like into the pipe
                 logger.warning("workflow %d: its run reported something that makes no sense", attempt.claim.id)
-                continue
-            if event.get("event") in ("graph", "node", "progress", "log"):
-                self._observer(attempt.claim, event)
 
     def _write_changes(self) -> None:
         """Progress and nodes, at most every 0.2 s for one run, and the first time 0.2 s after its claim: most of short

@@ -40,7 +40,7 @@ from typing import TypeAlias, TypeVar
 
 from peachctl import files, names, script, wire
 from peachctl.bus import Bus, Message
-from peachctl.errors import MadeAnewError, PeachError, StateError, UnreachableError, WireError
+from peachctl.errors import MadeAnewError, PeachError, RefusedError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
@@ -244,6 +244,8 @@ class Ingest:
                 fail_point("ingest:polled")
             if self._hand or self._owed:
                 self._handle(self._hand)
+        except RefusedError:
+            raise
         except (UnreachableError, files.FilesError, HubMissing) as error:
             self._pause(error)
             time.sleep(min(timeout, 1.0))

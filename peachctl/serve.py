@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, UnreachableError
+from peachctl.errors import Exit, PeachError, RefusedError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -63,6 +63,12 @@ class Stop:
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
+
+    def give(self, loop: ExecuteLoop) -> None:
+        """The loop that is to hear of it, also of what was asked for while it was made."""
+        self.loop = loop
+        if self.asked:
+            loop.drain(at_once=self.asked > 1)
 
     def _see_to_it(self, signals: int) -> None:
         """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
@@ -114,6 +120,8 @@ def waited_for(make: Callable[[], T], stop: Stop, *, once: bool) -> T:
     while not stop.asked:
         try:
             return make()
+        except RefusedError:
+            raise
         except UnreachableError as error:
             patience.hear(error)
             if said != error.message:
@@ -198,11 +206,12 @@ class IngestThread:
         self._thread.join(15.0)
 
     def quiet(self) -> float:
-        """Seconds for which it has made no step; asked with each step of the executor. What the process was stopped
-        (SIGSTOP, a frozen machine) does not count."""
+        """Seconds for which it has made no step, after its first; asked with each step of the executor. Time in which
+        the process was stopped (SIGSTOP, a frozen machine) does not count."""
         now = time.monotonic()
         passed, self._asked = min(now - self._asked, 2.0), now
-        self._quiet = self._quiet + passed if self._seen == self._steps and not self.over else 0.0
+        still = self._steps > 0 and self._seen == self._steps and not self.over
+        self._quiet = self._quiet + passed if still else 0.0
         self._seen = self._steps
         return self._quiet
 
@@ -240,7 +249,7 @@ def serve_events(
     """
     notifier = Notifier()
     patience = Patience(once)
-    stop.loop = loop
+    stop.give(loop)
     failure: BaseException | None = None
     try:
         for part in (events, ingest):
@@ -330,7 +339,7 @@ def serve(
 ) -> None:
     """`consume execute`, `consume all` and `watch` embedded: steps of ingest, of the scripts folder and of execute, in
     turn."""
-    stop.loop = loop
+    stop.give(loop)
     notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:

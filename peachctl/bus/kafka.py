@@ -167,7 +167,9 @@ class KafkaBus:
                 if done:
                     del self._goal[tp]
         except KafkaError as error:
-            self._failed(error)
+            logger.debug("asked again: %s", error)
+            self._drop()
+            return False
         return not self._goal
 
     def lag(self) -> int | None:

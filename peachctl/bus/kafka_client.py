@@ -100,12 +100,7 @@ def settings(config: Config) -> Settings:
     protocol = kafka.security_protocol.upper()
     mechanism, password = None, None
     if protocol.startswith("SASL"):
-        if kafka.sasl_mechanism is None:
-            raise ConfigError(
-                f"kafka.sasl_mechanism is not set, but kafka.security_protocol is {kafka.security_protocol}",
-                'set it to "plain", "scram-sha-256", "scram-sha-512" or "gssapi"',
-            )
-        mechanism = kafka.sasl_mechanism.upper()
+        mechanism = str(kafka.sasl_mechanism).upper()  # a configuration without it is refused
         if mechanism != "GSSAPI":
             password = kafka_password(config)
             if kafka.sasl_username is None:

@@ -42,6 +42,8 @@ class Publisher:
             return [None] * len(values)  # `trouble` still says why
         try:
             producer = self._ready()
+        except RefusedError:
+            raise
         except UnreachableError as error:
             self._failed(topic, error.message)
             return [None] * len(values)

@@ -25,7 +25,7 @@ from mysql.connector.constants import ClientFlag  # noqa: TID253
 from mysql.connector.conversion import MySQLConverter  # noqa: TID253
 
 from peachctl.config_values import Mysql
-from peachctl.errors import ConfigError, PeachError, UnreachableError
+from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
 from peachctl.masking import mask
 from peachctl.store import schema
 
@@ -324,7 +324,8 @@ class MysqlSession:
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
-        reply, lock = (max(1, round(min(most, self.patience))) for most in (_REPLY, _LOCK))
+        reply = max(2, round(min(_REPLY, self.patience)))
+        lock = min(_LOCK, reply - 1)  # the server is to say that somebody else has it, before we take it for dead
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
             if url.unix_socket is not None
@@ -355,7 +356,8 @@ class MysqlSession:
                 sql_mode="STRICT_ALL_TABLES",
                 time_zone="+00:00",
                 autocommit=True,
-                client_flags=[ClientFlag.FOUND_ROWS],
+                # Without attributes: to say what it runs on, the driver would run `lsb_release` for each connection.
+                client_flags=[ClientFlag.FOUND_ROWS, -ClientFlag.CONNECT_ARGS],
                 allow_local_infile=False,
                 connection_timeout=max(1, round(min(_CONNECT, self.patience))),
                 read_timeout=reply,
@@ -373,7 +375,7 @@ class MysqlSession:
             if server.wants_tls:
                 cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
                 if not cursor.fetchone()[1]:
-                    raise UnreachableError(
+                    raise RefusedError(
                         f"{self.name}: the connection is not encrypted, and database.tls_ca asks for it",
                         "set up TLS on the server",
                     )
@@ -414,21 +416,21 @@ class MysqlSession:
         """A driver's error as a sentence."""
         url, said = self.server.url, _said(error)
         if number in (1045, 1698, 1251, 2049, 2059, 2061):
-            return UnreachableError(
+            return RefusedError(
                 f"{self.name}: the server refuses the user {url.user!r} or its password ({said})",
                 "see database.url and database.password_file",
             )
         if number == 1130:
-            return UnreachableError(f"{self.name}: the server lets nobody in from this host ({said})")
+            return RefusedError(f"{self.name}: the server lets nobody in from this host ({said})")
         if number == 1049:
-            return UnreachableError(f"{self.name}: there is no database {url.name!r}", "create it, or see database.url")
+            return RefusedError(f"{self.name}: there is no database {url.name!r}", "create it, or see database.url")
         if number in (1044, 1142, 1143, 1227, 1370):
-            return UnreachableError(
+            return RefusedError(
                 f"{self.name}: the user {url.user!r} may not do what is needed ({said})",
                 "grant it SELECT, INSERT, UPDATE and DELETE on this database",
             )
         if number == 2026:
-            return UnreachableError(
+            return RefusedError(
                 f"{self.name}: no trusted encrypted connection ({said})", "see database.tls_ca and the server's TLS"
             )
         if number == 2005:
@@ -482,7 +484,8 @@ def _number(error: Exception) -> int | None:
         # The driver calls it a lost connection, which would be tried again.
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return 2026
-        return int(error.errno)
+        # A plugin that would show the password to whoever listens refuses to go on.
+        return 2059 if "requires SSL" in str(error.msg) else int(error.errno)
     # The extension's own, which is no child of that; we never ask for it.
     if type(error).__module__ == "_mysql_connector":
         return int(getattr(error, "errno", -1))

@@ -15,6 +15,7 @@ import pytest
 from peachctl import wire
 from peachctl.bus import kafka_publish
 from peachctl.bus.kafka import KafkaBus
+from peachctl.bus.kafka_client import settings
 from peachctl.bus.kafka_start import OLD_GROUP
 from peachctl.bus.kafka_topics import accept_new
 from peachctl.errors import ConfigError, MadeAnewError, StateError, UnreachableError
@@ -429,3 +430,36 @@ def test_a_consumer_without_a_broker_raises_that_and_goes_on_by_itself(site: Sit
         except UnreachableError:
             continue
     assert len(got) == 1
+
+
+def test_what_shows_a_connection_does_not_show_its_password(site: Site, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("canary\n")
+    password.chmod(0o600)
+    secured = {
+        "PEACHCTL_KAFKA__SECURITY_PROTOCOL": "sasl_plaintext",
+        "PEACHCTL_KAFKA__SASL_MECHANISM": "plain",
+        "PEACHCTL_KAFKA__SASL_USERNAME": "ada",
+        "PEACHCTL_KAFKA__SASL_PASSWORD_FILE": str(password),
+    }
+    to = settings(kafka_config(tmp_path, site.topics, **secured))
+    assert to.options()["sasl_plain_password"] == "canary"
+    assert "canary" not in repr(to) + str(to)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "needs kafka.sasl_mechanism as well"),
+        ({"PEACHCTL_KAFKA__SASL_MECHANISM": "plain"}, "kafka.sasl_username is not set"),
+        (
+            {"PEACHCTL_KAFKA__SASL_MECHANISM": "plain", "PEACHCTL_KAFKA__SASL_USERNAME": "ada"},
+            "there is no password for kafka.sasl_username ada",
+        ),
+    ],
+)
+def test_a_half_configured_login_is_a_mistake_of_the_configuration(
+    site: Site, tmp_path: Path, given: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(ConfigError, match=missing):
+        settings(kafka_config(tmp_path, site.topics, PEACHCTL_KAFKA__SECURITY_PROTOCOL="sasl_plaintext", **given))

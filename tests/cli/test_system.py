@@ -11,7 +11,7 @@ from tests.servers import databases
 
 def test_init_db_creates_once_and_check_and_sql_change_nothing(peach: Peach) -> None:
     assert peach("init-db", "--check", code=1).stdout
-    assert "CREATE TABLE" in peach("init-db", "--sql").stdout.upper()
+    assert "CREATE TABLE" in peach.json("init-db", "--sql")["sql"].upper()
     assert not peach.database.exists()
     peach("init-db")
     assert peach.database.exists()
@@ -76,16 +76,33 @@ def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach
     file = peach.home / "peachctl.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     peach("config", "check")
+    assert json.loads(peach.inside("config", "init", "--out", "-", "-o", "json")) == {
+        "file": None,
+        "text": file.read_text(),
+    }
     assert "is there already" in peach("config", "init", code=1).stderr
 
 
 def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> None:
     for key, value in (
-        ("PEACHCTL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("PEACHCTL_EXECUTE__SCHEDULER", "distributed"),
         ("PEACHCTL_EXECUTE__MEMORY_LIMIT", "1GiB"),
     ):
         assert "not in this version yet" in peach("consume", "execute", "--once", code=2, **{key: value}).stderr
+
+
+def test_commands_work_on_a_database_server(peach: Peach) -> None:
+    with databases.database("mariadb") as name:
+        at = {"PEACHCTL_DATABASE__URL": f"mysql://root@127.0.0.1:{databases.server('mariadb')['port']}/{name}"}
+        missing = peach("queue", "list", code=2, **at).stderr
+        assert "peachctl init-db" in missing and len(missing.splitlines()) <= 2
+        peach("init-db", **at)
+        peach("submit", peach.file(DIAMOND), **at)
+        peach("consume", "execute", "--once", **at)
+        peach("run", peach.file(DIAMOND), **at)
+        listed = json.loads(peach("queue", "list", "-o", "json", **at).stdout)
+        assert [row["status"] for row in listed] == ["success", "success"]
+        assert not peach.database.exists()
 
 
 def test_a_database_that_cannot_be_opened_exits_5_with_one_line(peach: Peach) -> None:

@@ -46,7 +46,8 @@ def session() -> Iterator[Path]:
     finally:
         del os.environ[_SESSION]
         for known in sorted(folder.glob("*.json")):
-            stop(int(json.loads(known.read_text())["pid"]))
+            # Its folder goes with it: nothing is left for it to put in order.
+            stop(int(json.loads(known.read_text())["pid"]), gently=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -70,9 +71,9 @@ def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
         return found
 
 
-def stop(pid: int) -> None:
+def stop(pid: int, *, gently: bool = True) -> None:
     """SIGTERM to this process alone, SIGKILL when that is not enough; waits until it is gone."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
+    for signum in (signal.SIGTERM, signal.SIGKILL) if gently else (signal.SIGKILL,):
         end = time.monotonic() + _PATIENCE
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)

@@ -6,6 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,12 +134,12 @@ def _own(kind: str) -> str:
     known = databases.server(kind)
     name = f"t_{uuid.uuid4().hex[:16]}"
     databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
-    migrate(place_server(f"mysql://root@127.0.0.1:{known['port']}/{name}"))
-    # The user that docs/mysql.md has for the consumers: what the suite does, it can do.
+    place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
+    migrate(place_server(place))
     databases.execute(
         known, f"CREATE USER {name}@'%'", f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{name}`.* TO {name}@'%'"
     )
-    return f"mysql://{name}@127.0.0.1:{known['port']}/{name}"
+    return place
 
 
 _TABLES = ("jobs", "origins", "outbox", "runs", "nodes", "letters", "executors", "left", "writers")
@@ -159,7 +160,10 @@ class MysqlDatabase:
         client.run("DELETE FROM peach_meta WHERE name NOT IN ('queue_table', 'schema')")
 
     def open(self) -> Store:
-        store = mysql_store.open_store(place_server(self.place), wall=lambda: time.time() + self._passed + self._jumped)
+        # As the user that docs/mysql.md has for the consumers: what the suite does, it can do.
+        server = place_server(self.place)
+        server = replace(server, url=replace(server.url, user=server.url.name))
+        store = mysql_store.open_store(server, wall=lambda: time.time() + self._passed + self._jumped)
         self._opened.append(store)
         self._sessions.append(store._db)
         self._set(store._db)

@@ -410,6 +410,21 @@ def test_the_collation_is_one_that_every_server_knows(place: Server) -> None:
         )  # fmt: skip
 
 
+def test_a_connection_starts_no_program(place: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To say what it runs on, the driver asks `lsb_release`, a script here and there, and fails where that fails."""
+    mysql.connector.utils.get_platform.cache_clear()
+    started: list[object] = []
+    popen = subprocess.Popen.__init__
+    monkeypatch.setattr(
+        subprocess.Popen,
+        "__init__",
+        lambda self, args, *more, **how: (started.append(args), popen(self, args, *more, **how))[-1],
+    )
+    with closing(MysqlSession(place)) as session:
+        assert session.rows("SELECT 1") == [(1,)]
+    assert started == []
+
+
 def test_what_is_larger_than_a_packet_is_refused_by_name_and_the_rest_is_split(
     place: Server, entry: Callable[..., Entry]
 ) -> None:
