@@ -10,11 +10,8 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
 
-<<<<<<< HEAD
-from peachctl.bus.kafka_client import patiently
-=======
 from peachctl.bus import kafka_start
->>>>>>> integration
+from peachctl.bus.kafka_client import patiently
 from tests.servers.kafka import Broker
 
 _counter = itertools.count()
