@@ -20,18 +20,20 @@ from peachctl.config import load
 from peachctl.ingest import entry_of, file_entries
 from peachctl.store import Store
 from peachctl.wire import encode_service_config, encode_workflow
-from peachctl.workflow import Node, Service, ServiceRef, Workflow
+from peachctl.workflow import Node, Service, ServiceParameter, ServiceRef, Workflow
 
 WORKFLOW = Workflow("one", "bench", (Node("n", ServiceRef("Same", 1), (), ()),))
 
 
-def make_hub(folder: Path) -> Path:
+def make_hub(folder: Path, inputs: int = 0, parameters: int = 0) -> Path:
+    """A hub with one service that declares so many input ports and parameters."""
     service = folder / "Same" / "v1"
     service.mkdir(parents=True)
     for name in (service.parent / "__init__.py", service / "__init__.py"):
         name.touch()
     (service / "Same.py").write_text("def start(c):\n    return [1]\n")
-    config = Service("Same", "Same", 1, "", (), ("one",), ())
+    params = tuple(ServiceParameter(str(number), str(number), 0) for number in range(parameters))
+    config = Service("Same", "Same", 1, "", ("in",) * inputs, ("one",), params)
     (service / "service.config").write_bytes(encode_service_config(config))
     return folder
 

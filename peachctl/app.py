@@ -372,7 +372,7 @@ def read_input(config: Config, file: str) -> tuple[bytes, str]:
     under. Raises PeachError."""
     import sys
 
-    from peachctl.names import printable
+    from peachctl.names import printable, quoted
 
     most = max(limits(config).json_bytes, config.limits.message_bytes) + 1
     try:
@@ -384,7 +384,7 @@ def read_input(config: Config, file: str) -> tuple[bytes, str]:
     except OSError as error:
         raise PeachError(f"{printable(file)}: {error.strerror}") from error
     except ValueError as error:
-        raise PeachError(f"{printable(file)!r}: {error}") from error
+        raise PeachError(f"{quoted(file)}: {error}") from error
 
 
 def need_space(config: Config) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peachctl.files import AttemptFolder
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.runner import Run
 from peachctl.store import Claim, NodeState, NodeStatus, Status, Wanted
 
 SETTLED = frozenset({NodeStatus.SUCCESS, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED, NodeStatus.REUSED})
 GOOD = frozenset({NodeStatus.SUCCESS, NodeStatus.REUSED})
+_LARGE = 256 << 20
+"""Bytes of peak memory from which on a process may have been killed for want of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Attempt:
         if self.heard_end and self.reported_failed:
             return Verdict(Status.ERROR, failures(self.nodes.values()))
         how = death(code, memory)
-        running = [printable(state.id, 60) for state in self.nodes.values() if state.status is NodeStatus.RUNNING]
+        running = [state.id for state in self.nodes.values() if state.status is NodeStatus.RUNNING]
         where = f" while {_listed('node', running)} ran" if running else ""
         if not self.nodes:
             where = " before its first node was known; its captured output says more"
@@ -174,7 +176,7 @@ def death(code: int, memory: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     more = {
-        signal.SIGKILL: "; nobody here asked for it: out of memory, perhaps",
+        signal.SIGKILL: f"; nobody here asked for it{', out of memory perhaps' if memory >= _LARGE else ''}",
         signal.SIGSEGV: " (invalid memory access)",
         signal.SIGABRT: " (abort)",
         signal.SIGBUS: " (bus error)",
@@ -195,18 +197,18 @@ def failures(nodes: Iterable[NodeState]) -> str:
     what = f"{first.get('type', 'error')}: {message}" if message else str(first.get("type", "error"))
     more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
     left = f"; {skipped} skipped" if skipped else ""
-    return f"node {printable(failed[0].id, 60)!r} ({printable(failed[0].service, 60)}): {what}{more}{left}"
+    return f"node {quoted(failed[0].id, 60)} ({printable(failed[0].service, 60)}): {what}{more}{left}"
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
+    shown = ", ".join(quoted(name, 60) for name in names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{noun}{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
 def log_text(claim: Claim, verdict: Verdict, nodes: Iterable[NodeState]) -> str:
     """`peachctl.log` of a packed output: why a workflow did not succeed. Clients show no reason, only this file."""
-    lines = [f"workflow {claim.id} {printable(claim.row.name)!r}: {verdict.status.word}", verdict.reason or "", ""]
+    lines = [f"workflow {claim.id} {quoted(claim.row.name)}: {verdict.status.word}", verdict.reason or "", ""]
     for state in nodes:
         lines.append(f"[{printable(state.id)}] {printable(state.service)} v{state.version}: {state.status.value}")
         if state.error and state.status is NodeStatus.ERROR:

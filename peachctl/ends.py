@@ -139,6 +139,7 @@ class Ends:
                 reason=end.verdict.reason,
                 output_file=end.output_file,
                 nodes=[] if end.attempt is None else list(end.attempt.nodes.values()),
+                progress=None if end.attempt is None else end.attempt.percent,
             )
             fail_point("execute:finished")
             self._ends.remove(end)

@@ -440,11 +440,10 @@ class ExecuteLoop:
         for event in attempt.run.events():
             try:
                 attempt.hear(event)
+                if event.get("event") in ("graph", "node", "progress", "log"):
+                    self._observer(attempt.claim, event)
             except Exception:  # noqa: BLE001 - services can write what they like into the pipe
                 logger.warning("workflow %d: its run reported something that makes no sense", attempt.claim.id)
-                continue
-            if event.get("event") in ("graph", "node", "progress", "log"):
-                self._observer(attempt.claim, event)
 
     def _write_changes(self) -> None:
         """Progress and nodes, at most every 0.2 s for one run; the rest with its end. Raises UnreachableError."""

@@ -30,7 +30,6 @@ hub is missing, unreadable or empty: the last is no reason to refuse workflows.
 
 import hashlib
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -46,7 +45,7 @@ from peachctl.failpoint import fail_point
 from peachctl.hub import Hub
 from peachctl.masking import mask
 from peachctl.names import printable
-from peachctl.store import Entry, EntryTooLarge, ExecutionFileTaken, Filed, Letter, Row, Status, Store
+from peachctl.store import Entry, EntryTooLarge, ExecutionFileTaken, Filed, Letter, Origin, Row, Status, Store
 from peachctl.workflow import Problem, Service, Workflow, check
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,6 @@ _TOLD = 20  # problems in a reason
 _TRIES = 1000
 _RELAYED = 200
 _HUB_AGE = 10.0
-_NOT_FINITE = re.compile(r'"(?:NaN|-?Infinity)"')
 # What is filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
@@ -68,7 +66,7 @@ class HubMissing(PeachError):
     """The service hub is missing, unreadable or empty: nothing can be said of any workflow now."""
 
 
-def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> Entry:
+def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1, origin: Origin | None = None) -> Entry:
     """The row of a decoded workflow. body: the message as it came; name: as for `wire.decode_file`. The script's name
     carries the MD5 of the Avro message, for which JSON is encoded."""
     message = wire.encode_workflow(workflow) if wire.may_be_json(name) else body
@@ -80,6 +78,7 @@ def entry_of(workflow: Workflow, body: bytes, name: str, priority: int = 1) -> E
         execution_file=names.script_name(workflow.user, md5, time.time_ns()),
         sha256=hashlib.sha256(body).hexdigest(),
         priority=priority,
+        origin=origin,
     )
 
 
@@ -147,23 +146,23 @@ def place_scripts(store: Store, filed: Sequence[Filed], queue_folder: Path) -> N
     PeachError; what could not be placed is owed, and repaired by `Ingest`."""
     for one in filed:
         row = store.get(one.id)
-        if row is not None:
-            _place(queue_folder, row)
+        if row is not None and row.status is Status.QUEUED:
+            _place(queue_folder, row.execution_file, row.workflow_json)
     store.announced([one.id for one in filed])
     fail_point("ingest:submitted-announced")
 
 
-def _place(queue_folder: Path, row: Row, workflow: Workflow | None = None) -> None:
+def _place(queue_folder: Path, execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> None:
     """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own.
 
-    workflow: what the row was filed from, where that is at hand: what is decoded from the row again takes a third of
-    all that a message costs. It renders the same, but for numbers that JSON has no words for.
+    workflow: what the row was filed from, where that is at hand. It renders the same as what is read from the row, but
+    for numbers that JSON has no words for. Raises WireError, FilesError.
     """
-    found = names.parse_script_name(row.execution_file)
-    if workflow is None or _NOT_FINITE.search(row.workflow_json):
-        workflow = wire.workflow_from_json(row.workflow_json, _ANY)
-    if row.status is Status.QUEUED and workflow.nodes:
-        files.place(queue_folder, row.execution_file, script.render(workflow, found[1] if found else ""))
+    if workflow is None or '"NaN"' in workflow_json or 'Infinity"' in workflow_json:
+        workflow = wire.workflow_from_json(workflow_json, _ANY)
+    if workflow.nodes:
+        found = names.parse_script_name(execution_file)
+        files.place(queue_folder, execution_file, script.render(workflow, found[1] if found else ""))
         fail_point("ingest:placed")
 
 
@@ -194,7 +193,7 @@ class Ingest:
         load_hub: Callable[[], Hub],
         limits: wire.Limits,
         free_space: int = 0,
-        most: int = 100,
+        most: int = 500,
         on_step: Callable[[int], None] = lambda _handled: None,
     ) -> None:
         self._store = store
@@ -210,7 +209,6 @@ class Ingest:
         self._services: dict[str, dict[int, Service]] = {}
         self._loaded = -_HUB_AGE
         self._hand: list[Message] = []
-        self._fresh: dict[str, Workflow] = {}
         self._owed = True
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
@@ -294,22 +292,25 @@ class Ingest:
     def _handle(self, hand: Sequence[Message]) -> None:
         messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
+        announced = True
         if messages:
+            self._owed = True
             filed = self._file(messages, judged)
-            entries = [entry for entry, _, _ in judged if entry is not None]
-            decoded = [workflow for entry, _, workflow in judged if entry is not None]
-            self._fresh = {
-                one.execution_file: workflow
-                for one, workflow in zip(filed, decoded, strict=True)
-                if one.new and workflow is not None
-            }
             self._say(judged, filed)
-            for entry, one in zip(entries, filed, strict=True):
-                row = self._store.get(one.id) if entry.refused else None
+            entries = [(entry, workflow) for entry, _, workflow in judged if entry is not None]
+            waiting = []
+            for (entry, workflow), one in zip(entries, filed, strict=True):
+                # What was decoded and filed a moment ago is not read again: that takes as long as all else.
+                if one.new and entry.refused is None:
+                    self._script(one.id, one.execution_file, entry.workflow_json, workflow)
+                    waiting.append(one.id)
+            announced = self._announce(waiting)
+            for (entry, _), one in zip(entries, filed, strict=True):
+                row = self._store.get(one.id) if entry.refused is not None else None
                 if row is not None:
                     self._pack_refusal(row)
-        self._relay()
-        self._fresh = {}
+        if announced:
+            self._relay()
         for message, (_, letter, _) in zip(messages, judged, strict=True):
             if letter is not None:
                 self._bus.reject(message, letter.reason)
@@ -359,7 +360,7 @@ class Ingest:
             workflow = wire.decode_file(message.body, message.file or "", self._limits)
         except WireError as error:
             return None, self._letter(message, "malformed", error.message, error.field, error.offset), None
-        entry = replace(entry_of(workflow, message.body, message.file or "", message.priority), origin=message.origin)
+        entry = entry_of(workflow, message.body, message.file or "", message.priority, message.origin)
         problems = self._problems(workflow)
         if not problems:
             return entry, None, workflow
@@ -391,12 +392,13 @@ class Ingest:
 
     def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed]) -> None:
         ids = iter(filed)
+        verbose = logger.isEnabledFor(logging.INFO)
         for entry, letter, _ in judged:
             one = next(ids) if entry is not None else None
             if letter is not None:
                 where = letter.file if letter.file is not None else str(letter.origin)
                 logger.warning("refused %s: %s", printable(where), printable(letter.reason, 500))
-            elif one is not None and one.new and entry is not None:
+            elif verbose and one is not None and one.new and entry is not None:
                 logger.info("workflow %d: %s of %s", one.id, printable(entry.name), printable(entry.user))
 
     def _pack_refusal(self, row: Row) -> None:
@@ -419,7 +421,8 @@ class Ingest:
                 (self._download_files / name).unlink()
 
     def _relay(self) -> None:
-        """Scripts and events of all rows for which they are owed: of this batch, and of processes that died."""
+        """Scripts and events of all rows for which they are owed: of processes that died, and of letters that were
+        tried again."""
         self._owed = True
         while rows := self._store.unannounced(_RELAYED):
             waiting, settled = [], []
@@ -428,17 +431,25 @@ class Ingest:
                     settled.append(row.id)
                     continue
                 waiting.append(row.id)
-                try:
-                    _place(self._queue_folder, row, self._fresh.get(row.execution_file))
-                except WireError as error:
-                    logger.warning("workflow %d: no script can be made of its row: %s", row.id, mask(error.message))
-            acknowledged = self._bus.publish(waiting)
-            fail_point("ingest:published")
-            self._store.announced([*settled, *acknowledged])
-            fail_point("ingest:announced")
-            if len(acknowledged) < len(waiting):
+                self._script(row.id, row.execution_file, row.workflow_json)
+            if not self._announce(waiting, settled):
                 return
         self._owed = False
+
+    def _script(self, id: int, execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> None:
+        try:
+            _place(self._queue_folder, execution_file, workflow_json, workflow)
+        except WireError as error:
+            logger.warning("workflow %d: no script can be made of its row: %s", id, mask(error.message))
+
+    def _announce(self, waiting: Sequence[int], settled: Sequence[int] = ()) -> bool:
+        """Whether the events of all that wait were acknowledged. settled: rows that owe none any more."""
+        acknowledged = self._bus.publish(waiting) if waiting else []
+        fail_point("ingest:published")
+        if acknowledged or settled:
+            self._store.announced([*settled, *acknowledged])
+            fail_point("ingest:announced")
+        return len(acknowledged) == len(waiting)
 
     def _pause(self, error: PeachError) -> None:
         """Says once why nothing is taken."""

@@ -100,7 +100,7 @@ def workflow_json_text(workflow: Workflow) -> str:
     return f'{{"name": {text(workflow.name)}, "user": {text(workflow.user)}, "nodes": [{", ".join(nodes)}]}}'
 
 
-_quoted = json.JSONEncoder(ensure_ascii=True).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 
 def parameter_to_json(value: Parameter) -> object:

@@ -99,3 +99,9 @@ def printable(text: str, limit: int = 200) -> str:
         pieces.append(piece)
         room -= len(piece)
     return "".join(pieces)
+
+
+def quoted(text: str, limit: int = 200) -> str:
+    """`printable` in quotes, for messages that name a thing; `repr` would escape a second time."""
+    shown = printable(text, limit)
+    return f'"{shown}"' if "'" in shown and '"' not in shown else f"'{shown}'"

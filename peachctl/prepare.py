@@ -7,7 +7,7 @@ from pathlib import Path
 from peachctl import files, script, wire
 from peachctl.errors import PeachError
 from peachctl.failpoint import fail_point
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.store import Claim
 
 # What was filed was within the limits of its day.
@@ -33,7 +33,7 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
     name = claim.row.execution_file
     if Path(name).name != name or "\0" in name:
         # Clients write this column too.
-        raise PeachError(f"execution_file {printable(name)!r} is a path, not a name in the queue folder")
+        raise PeachError(f"execution_file {quoted(name)} is a path, not a name in the queue folder")
     text = files.read_script(queue / name)
     foreign = is_foreign(claim.row.workflow_json)
     rendered = None if foreign else render_row(claim.row.workflow_json, name)

@@ -64,6 +64,12 @@ class Stop:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
 
+    def give(self, loop: ExecuteLoop) -> None:
+        """The loop that is to hear of it, also of what was asked for while it was made."""
+        self.loop = loop
+        if self.asked:
+            loop.drain(at_once=self.asked > 1)
+
     def _see_to_it(self, signals: int) -> None:
         """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
         heard: list[int] = []
@@ -243,7 +249,7 @@ def serve_events(
     """
     notifier = Notifier()
     patience = Patience(once)
-    stop.loop = loop
+    stop.give(loop)
     failure: BaseException | None = None
     try:
         for part in (events, ingest):
@@ -333,7 +339,7 @@ def serve(
 ) -> None:
     """`consume execute`, `consume all` and `watch` embedded: steps of ingest, of the scripts folder and of execute, in
     turn."""
-    stop.loop = loop
+    stop.give(loop)
     notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:

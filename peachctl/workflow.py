@@ -138,7 +138,8 @@ def check(workflow: Workflow, hub: Hub | None) -> list[Problem]:
         if hub is not None:
             _check_service(found, index, node, hub, nearest_service)
     feeds = _feeds(workflow.nodes, ids)
-    for knot in _knots(feeds):
+    # Clients list nodes as they were drawn: most often after those that feed them, and then there is no cycle.
+    for knot in () if _in_order(feeds) else _knots(feeds):
         path = _cycle(feeds, knot)
         names = [plain_or_shown(workflow.nodes[index].id) for index in path]
         if len(names) > 12:
@@ -154,6 +155,8 @@ def order(workflow: Workflow) -> list[Node]:
     """
     nodes = workflow.nodes
     feeds = _feeds(nodes, _first_of_each_id(nodes))
+    if _in_order(feeds):
+        return list(nodes)
     fed: list[list[int]] = [[] for _ in nodes]
     for index, sources in enumerate(feeds):
         for source in sources:
@@ -289,13 +292,19 @@ def _check_connections(
 
 def _check_service(found: _Problems, index: int, node: Node, hub: Hub, nearest: _Nearest) -> None:
     versions = hub.get(node.service.id)
+    service = versions.get(node.service.version) if versions else None
+    if (
+        service is not None
+        and len(node.connections) <= len(service.input_ports)
+        and len(node.parameters) <= len(service.params)
+    ):
+        return
     where = f"nodes[{index}].service"
     name = shown(node.service.id)
     if not versions:
         message = f"node {shown(node.id)} runs service {name}, which the hub does not have"
         found.add("unknown-service", f"{where}.id", message + nearest.hint(node.service.id))
         return
-    service = versions.get(node.service.version)
     if service is None:
         known = ", ".join(str(version) for version in sorted(versions)[-20:])
         message = f"node {shown(node.id)} runs version {node.service.version} of service {name}; the hub has {known}"
@@ -324,11 +333,19 @@ def _feeds(nodes: Sequence[Node], ids: Mapping[str, int]) -> list[list[int]]:
     """For each node the indexes of those that feed it, each once; one that feeds itself is left out."""
     feeds = []
     for index, node in enumerate(nodes):
-        named = [feed.node_id for feed in node.connections if feed is not None and not feed.is_literal]
-        sources = {ids[name]: None for name in named if name in ids}
+        sources = {
+            ids[feed.node_id]: None
+            for feed in node.connections
+            if feed is not None and feed.port_idx >= 0 and feed.node_id in ids
+        }
         sources.pop(index, None)
         feeds.append(list(sources))
     return feeds
+
+
+def _in_order(feeds: Sequence[Sequence[int]]) -> bool:
+    """Whether each node stands behind those that feed it."""
+    return all(source < index for index, sources in enumerate(feeds) for source in sources)
 
 
 def _knots(edges: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -68,6 +68,24 @@ SERVICES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str
         "import os\n    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
         "    os.write(fd, (c[1] + '\\n').encode())\n    os.close(fd)\n    return [text]",
     ),
+    # Signs of life of one run: workflow, run, what, and nanoseconds of the machine's clock; each line in one write.
+    "Beats": (
+        (),
+        ("text",),
+        ("File", "Seconds"),
+        "import os, time\n"
+        "    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "    run = os.urandom(8).hex()\n"
+        "    say = lambda what: os.write(fd, f'{c[0]} {run} {what} {time.monotonic_ns()}\\n'.encode())\n"
+        "    say('start')\n"
+        "    end = time.monotonic() + float(seconds)\n"
+        "    while time.monotonic() < end:\n"
+        "        time.sleep(0.02)\n"
+        "        say('alive')\n"
+        "    say('end')\n"
+        "    os.close(fd)\n"
+        "    return ['x']",
+    ),
     "Save": (
         ("text",),
         ("file",),

@@ -416,3 +416,12 @@ def test_drawing_loads_no_terminal_library_until_a_tree_is_asked_for():
     program = "import sys, peachctl.draw; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("char", ["x", "W", "\u2014", "\u754c", "\ufdfd", "\U0001f9e0"])
+def test_a_heading_stays_inside_the_svg_in_any_font_and_tells_the_number_of_nodes(char):
+    root = ET.fromstring(svg(Workflow(char * 300, char * 300, (node("a"),)), None, {"a": "success"}))
+    room = float(root.get("width")) - 56
+    title, about = [one for one in root.iter(f"{SVG}text") if one.get("x") == "28"][:2]
+    assert [float(one.get("textLength") or 0) for one in (title, about)] == [room, room]
+    assert (about.text or "").endswith("… · 1 node · 1 success")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, files, takeover
+from peachctl import app, files, serve, takeover
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
@@ -208,6 +208,18 @@ def test_people_read_where_files_stay_and_not_where_an_attempt_had_them(peach: P
             assert f"{folder}/s_o.txt" in text and f"/.workflow_{id}/" not in text
 
 
+def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
+    nodes = [node("a", "Text", ["x"]), node("f", "Fail", ["no"], "a"), node("u", "Upper", [], "f")]
+    with opened(peach) as rig:
+        failing, cancelled = filed(peach, rig.store, workflow(*nodes), workflow(*nodes[:1], node("s", "Sleep", ["60"])))
+        rig.until(lambda: rig.row(failing).output_file)
+        assert (rig.row(failing).status.word, rig.row(failing).progress) == ("error", 99)
+        rig.until(lambda: rig.runs(cancelled, "s") and rig.store.nodes(cancelled)[0].status.value == "success")
+        rig.store.cancel(cancelled)
+        rig.until(lambda: rig.row(cancelled).output_file)
+        assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
+
+
 def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:
     config = load(environ=peach.environment(PEACHCTL_EXECUTE__LEASE="3s"))
     with contextlib.closing(app.open_store(config, executes=True)) as store:
@@ -215,3 +227,16 @@ def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_wait
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(UnreachableError, match=r"locked for 0\.6 s"):
                 store.hold(True)
+
+
+@pytest.mark.parametrize("kafka", [False, True])
+def test_an_end_that_was_asked_for_during_the_start_leaves_the_queue_alone(peach: Peach, kafka: bool) -> None:
+    """It came when there was a handler and not yet a loop; where work never ceases, such a one went on for ever."""
+    with opened(peach) as rig, contextlib.closing(app.open_folder_bus(load(environ=peach.environment()))) as bus:
+        [id] = filed(peach, rig.store, SLEEPER)
+        stop = serve.Stop(asked=1)
+        if kafka:
+            serve.serve_events(rig.loop, rig.store, stop, None, None, once=False)
+        else:
+            serve.serve(rig.loop, bus, rig.store, stop, once=False)
+        assert rig.row(id).attempt == 0

@@ -10,6 +10,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
 
+from peachctl.bus import kafka_start
 from peachctl.bus.kafka_client import patiently
 from tests.servers.kafka import Broker
 
@@ -82,6 +83,15 @@ class Topics:
         found = patiently(lambda: self.admin.list_group_offsets({group: None}).get(group, {}))
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)
+
+    def end(self, topic: str, partition: int = 0) -> int:
+        """The offset behind the last record."""
+        tp = TopicPartition(topic, partition)
+        return int(kafka_start.offsets(self.admin, {tp: kafka_start.LATEST})[tp])
+
+    def try_to_set(self, group: str, offsets: dict[TopicPartition, int]) -> bool:
+        """Sets a group's offsets; False where it has members that forbid it."""
+        return kafka_start.alter(self.admin, group, offsets)
 
     def pretend(self, group: str, topic: str, offset: int) -> None:
         """Has a group committed an offset."""

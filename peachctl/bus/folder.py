@@ -196,19 +196,23 @@ class FolderBus:
         now = time.monotonic()
         if now < self._next_sweep:
             return
+        entries: list[os.DirEntry[str]] = []
+        others: list[os.DirEntry[str]] = []
         try:
             watch.ensure()
-            entries = [
-                entry for entry in os.scandir(inbox) if _is_message(entry.name) and entry.is_file(follow_symlinks=False)
-            ]
+            for entry in os.scandir(inbox):
+                if _is_message(entry.name):
+                    (entries if entry.is_file(follow_symlinks=False) else others).append(entry)
             entries.sort(key=_modified)
             self._said.discard(("", "inbox"))
         except OSError as error:
             self._say("", f"the inbox {inbox} cannot be read: {error.strerror}; it is looked at again", key="inbox")
-            entries = []
         for entry in entries:
             self._found.setdefault(entry.name, False)
-        names = {entry.name for entry in entries}
+        for entry in others:
+            what = "a link" if entry.is_symlink() else "a folder" if entry.is_dir() else "no regular file"
+            self._say(entry.name, f"{printable(entry.name)} in the inbox is {what}: it is not taken, and stays there")
+        names = {entry.name for entry in (*entries, *others)}
         self._leftovers = deque(self._taken_files(inbox))
         looked_at = names | {path.name for _, path in self._leftovers}
         self._looks = {name: look for name, look in self._looks.items() if name in looked_at}

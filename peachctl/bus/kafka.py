@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 PRIORITY_HEADER = "peachctl-priority"
 
-_MOST = 100
+_MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
@@ -95,7 +95,7 @@ class KafkaBus:
     # Bus
 
     def poll(self, timeout: float, most: int) -> list[Message]:
-        """Up to `most` messages (at most 100), waiting at most `timeout` seconds, or some more while a connection is
+        """Up to `most` messages (at most 500), waiting at most `timeout` seconds, or some more while a connection is
         made. Raises UnreachableError while the broker does not answer (asked again, the bus goes on by itself),
         RefusedError, ConfigError, MadeAnewError."""
         if not self._ready:

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from peachctl import __version__
-from peachctl.cli import consume, letters, queue, services, system, workflow
+from peachctl.cli import consume, letters, queue, services, streams, system, workflow
 from peachctl.cli.render import Format, screen
 from peachctl.errors import ConfigError, Exit, PeachError
 
@@ -61,8 +61,10 @@ system.register(app)
 def _usage(error: TyperException) -> NoReturn:
     """A mistake on the command line, which typer found; its options are not known yet, so the words are looked at."""
     words = sys.argv[1:]
-    wants = [after for word, after in itertools.pairwise(words) if word in ("-o", "--output")]
-    if {"json", "jsonl"} & {*wants, *(word.partition("=")[2] for word in words), *(word[2:] for word in words)}:
+    wants = {after for word, after in itertools.pairwise(words) if word in ("-o", "--output")}
+    wants |= {word.removeprefix("-o").removeprefix("=") for word in words if word.startswith("-o")}
+    wants |= {word.removeprefix("--output=") for word in words}
+    if {"json", "jsonl"} & wants:
         screen.format = Format.JSON
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         screen.error(ConfigError(message, "peachctl --help"))
@@ -73,19 +75,38 @@ def _usage(error: TyperException) -> NoReturn:
 
 def main() -> None:
     """Entry point: an error that knows its sentence becomes one line (or JSON) and its exit status."""
+    streams.prepare()
+    try:
+        status = _run()
+        sys.stdout.flush()
+    except PeachError as error:  # of the flush
+        status = _failed(error)
+    except streams.ReaderGone:
+        # The reader of our output has gone (`| head`); nothing is wrong, and the exit must not complain again.
+        streams.discard()
+        status = Exit.DONE
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else Exit.DONE)
     except TyperException as error:
         _usage(error)
     except PeachError as error:
-        if screen.verbose:
-            traceback.print_exception(error)
-        screen.error(error)
-        sys.exit(error.exit)
+        return _failed(error)
     except KeyboardInterrupt:
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is wrong, and the exit must not complain again.
-        sys.stdout = None
-        sys.exit(Exit.DONE)
+        return Exit.INTERRUPTED
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _failed(error: PeachError) -> int:
+    """Says it, and returns its exit status. The traceback is talk: with `-o json` the error is all there is."""
+    if isinstance(error, streams.OutputError):
+        streams.discard()
+    if screen.verbose and screen.format is Format.TABLE:
+        from peachctl.masking import mask
+
+        screen.say(mask("".join(traceback.format_exception(error))).rstrip())
+    screen.error(error)
+    return error.exit

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peachctl.cli.render import MARKS, duration, mark, screen, to_terminal
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.store import Claim
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Progress:
     def __init__(self, title: str) -> None:
         self._title = title
         self._nodes: dict[str, dict[str, Any]] = {}
+        # The same nodes by status, so that nothing walks through all of them at each event or frame.
+        self._by_status: dict[str, dict[str, dict[str, Any]]] = {}
         self._started = time.monotonic()
         self._live: Live | None = None
         self._animate = to_terminal(sys.stderr) and not screen.quiet
@@ -49,7 +51,10 @@ class Progress:
         kind = event.get("event")
         if kind == "graph":
             for item in event["nodes"]:
-                self._nodes[item["id"]] = {**item, "status": "waiting", "at": None, "took": None, "say": ""}
+                id, service = str(item["id"]), str(item["service"])
+                node = {"id": id, "service": service, "status": "", "at": None, "took": None, "say": ""}
+                self._nodes[id] = node
+                self._set_status(node, "waiting")
         elif kind == "node":
             self._hear_node(event)
         elif kind == "log" and event.get("node") in self._nodes:
@@ -64,7 +69,7 @@ class Progress:
         if node is None:
             return
         status, at = str(event["status"]), event.get("at")
-        node["status"] = status
+        self._set_status(node, status)
         if status == "running":
             node["at"] = at
         elif node["at"] is not None and at is not None:
@@ -75,9 +80,16 @@ class Progress:
         if not self._animate and not screen.quiet:
             took = f" ({duration(node['took'])})" if node["took"] is not None else ""
             more = f": {printable(node['say'], 160)}" if error else ""
-            done = sum(one["status"] not in ("waiting", "running") for one in self._nodes.values())
-            count = f"[{done}/{len(self._nodes)}]" if status != "running" else "      "
+            count = f"[{self._done()}/{len(self._nodes)}]" if status != "running" else "      "
             screen.say(f"{count} {printable(event['id'], 40)} {status}{took}{more}")
+
+    def _set_status(self, node: dict[str, Any], status: str) -> None:
+        self._by_status.get(node["status"], {}).pop(node["id"], None)
+        node["status"] = status
+        self._by_status.setdefault(status, {})[node["id"]] = node
+
+    def _done(self) -> int:
+        return len(self._nodes) - sum(len(self._by_status.get(status, ())) for status in ("waiting", "running"))
 
     def _draw(self) -> "RenderableType":
         from rich.console import Group
@@ -85,7 +97,7 @@ class Progress:
         from rich.table import Table
         from rich.text import Text
 
-        done = sum(one["status"] not in ("waiting", "running") for one in self._nodes.values())
+        done = self._done()
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(printable(self._title, 60), style="bold"),
@@ -114,11 +126,14 @@ class Progress:
         return Group(*parts)
 
     def _most_telling(self) -> list[tuple[str, dict[str, Any]]]:
-        items = list(self._nodes.items())
-        if len(items) <= self.SHOWN:
-            return items
-        rank = {"error": 0, "running": 1, "waiting": 2, "skipped": 3}
-        return sorted(items, key=lambda item: rank.get(item[1]["status"], 4))[: self.SHOWN]
+        # Copies (`list`), for the frames are drawn in a thread of their own while events come in.
+        if len(self._nodes) <= self.SHOWN:
+            return list(self._nodes.items())
+        first = ("error", "running", "waiting", "skipped")
+        shown: list[tuple[str, dict[str, Any]]] = []
+        for status in (*first, *(one for one in list(self._by_status) if one not in first)):
+            shown += list(self._by_status.get(status, {}).items())[: self.SHOWN - len(shown)]
+        return shown
 
 
 class Story:
@@ -126,23 +141,23 @@ class Story:
 
     def __init__(self, config: "Config") -> None:
         self._config = config
-        self._services: dict[tuple[int, str], str] = {}
+        self._services: dict[int, dict[str, str]] = {}
 
     def hear(self, claim: Claim, event: Mapping[str, Any]) -> None:
         console = screen.console(stderr=True)
-        title = f"workflow {claim.id} {printable(claim.row.name, 60)!r}"
+        title = f"workflow {claim.id} {quoted(claim.row.name, 60)}"
         kind = event.get("event")
         if kind == "started":
             console.print(f"{MARKS['running'][0]} {title} runs ({claim.row.execution_file})", style="yellow")
         elif kind == "graph":
             for item in event["nodes"]:
-                self._services[claim.id, item["id"]] = f"{item['service']} v{item['version']}"
+                self._services.setdefault(claim.id, {})[item["id"]] = f"{item['service']} v{item['version']}"
         elif kind == "log":
             console.print(f"  [{printable(event['node'], 40)}] {event['level']}: {printable(event['message'], 300)}")
         elif kind == "node" and event["status"] == "error":
             error = event.get("error") or {}
-            service = self._services.get((claim.id, event["id"]), "")
-            console.print(f"{MARKS['error'][0]} node {printable(event['id'], 60)!r} ({service})", style="red bold")
+            service = self._services.get(claim.id, {}).get(event["id"], "")
+            console.print(f"{MARKS['error'][0]} node {quoted(event['id'], 60)} ({service})", style="red bold")
             message = f"{error.get('type')}: {error.get('message')}"
             console.print(f"  {printable(message, 2000)}", style="red")
             for line in (error.get("traceback") or "").rstrip().splitlines():
@@ -152,7 +167,7 @@ class Story:
 
     def _ended(self, claim: Claim, event: Mapping[str, Any], title: str) -> None:
         console = screen.console(stderr=True)
-        self._services = {key: value for key, value in self._services.items() if key[0] != claim.id}
+        self._services.pop(claim.id, None)
         sign, style = MARKS[event["status"]]
         console.print(f"{sign} {title}: {event['status']}", style=style)
         if event["status"] == "success":

@@ -1,6 +1,7 @@
 """`queue list|show|logs`."""
 
 import contextlib
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,8 +139,12 @@ def logs(
     node: Annotated[str | None, typer.Argument(metavar="[NODE]", help="Of this node only.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the workflow has ended.")] = False,
     reveal: Reveal = False,
+    output: Output = Format.TABLE,
 ) -> None:
-    """What a workflow, or one of its nodes, has printed and logged."""
+    """What a workflow, or one of its nodes, has printed and logged.
+
+    As JSON a list of `node level line`: node and level are null for what was printed and not logged.
+    """
     from peachctl import app
     from peachctl import logs as written
     from peachctl.masking import mask
@@ -147,21 +152,40 @@ def logs(
     row, nodes, config = _existing(id)
     if node is not None and node not in {one.id for one in nodes}:
         raise StateError(f"workflow {id} has no node {node!r}", f"peachctl queue show {id}")
-    shown = ""
+    log = written.Log(config.folders.workflow_temp, id, node)
+    ids = {one.id for one in nodes}
+    lines: list[dict[str, Any]] = []
+    anything = False
     with contextlib.closing(app.open_store(config)) as store:
         while True:
             latest = store.get(id)
-            folder = config.folders.workflow_temp
-            text = written.of_workflow(folder, id) if node is None else written.of_node(folder, id, node)
-            new = text[len(shown) :] if text.startswith(shown) else text  # else: another attempt, or a cut beginning
-            if new:
-                screen.text(_plain(new if reveal else mask(new)))
-            shown = text
-            if not follow or latest is None or latest.status.ended:
+            over = not follow or latest is None or latest.status.ended
+            while new := log.more(last=over):
+                anything = True
+                text = _plain(new if reveal else mask(new))
+                lines += [_line(line, ids) for line in text.splitlines()]
+                if screen.format is not Format.JSON:
+                    screen.result(lines, lambda _, text=text: screen.text(text))  # type: ignore[misc]
+                    lines = []
+                if not follow:
+                    break
+            if over:
                 break
             time.sleep(0.3)
-    if not shown and not follow:
+    if screen.format is Format.JSON:
+        screen.result(lines, lambda _: None)
+    elif not anything:
         screen.say(row.reason or "Nothing was printed.")
+
+
+def _line(line: str, ids: set[str]) -> dict[str, Any]:
+    """A line with the node that logged it, if one did. ids: of the workflow's nodes; what services name otherwise
+    (`A_custom_script`) counts too, unless a node's id holds what looks like the end of one."""
+    found = re.match(r"\[(.+?)\]\((info|warning|error)\): \"", line)
+    for longer in re.finditer(r"\]\((info|warning|error)\): \"", line):
+        if line[1 : longer.start()] in ids:
+            return {"node": line[1 : longer.start()], "level": longer[1], "line": line}
+    return {"node": found[1] if found else None, "level": found[2] if found else None, "line": line}
 
 
 def _plain(text: str) -> str:

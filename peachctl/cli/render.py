@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peachctl.errors import ConfigError, PeachError
+from peachctl.errors import ConfigError, PeachError, WireError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,31 +104,33 @@ class Screen:
             self.console(stderr=True).print(text, style=style)
 
     def error(self, error: PeachError) -> None:
-        """One line (and the hint) on stderr; JSON where the result would have been JSON."""
+        """One line (and the hint, in a line of its own but for a message that is refused) on stderr; JSON where the
+        result would have been JSON."""
         if self.format is not Format.TABLE:
             body = {"error": {"message": error.message, "hint": error.hint, "code": int(error.exit)}}
             print(json.dumps(body, ensure_ascii=False), file=sys.stderr)  # noqa: T201
             return
         console = self.console(stderr=True)
+        if isinstance(error, WireError) and error.hint:
+            console.print(f"peachctl: {error.message}; {error.hint}", style="red")
+            return
         console.print(f"peachctl: {error.message}", style="red")
         if error.hint:
             console.print(f"  {error.hint}")
 
     def text(self, text: str) -> None:
         """A result that is text."""
-        text = text if text.endswith("\n") else text + "\n"
-        try:
-            sys.stdout.write(text)
-        except UnicodeEncodeError:  # half of a surrogate pair; JSON spells it as this does
-            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
 
     def result(self, value: Any, table: "Callable[[Console], None]") -> None:
         """A result: `value` as JSON, or what `table` draws for people."""
         if self.format is Format.JSON:
             self.text(json.dumps(value, ensure_ascii=False, indent=1, default=str))
         elif self.format is Format.JSONL:
-            for item in value if isinstance(value, list) else [value]:
-                self.text(json.dumps(item, ensure_ascii=False, default=str))
+            items = value if isinstance(value, list) else [value]
+            if items:
+                self.text("\n".join(json.dumps(item, ensure_ascii=False, default=str) for item in items))
         else:
             table(self.console(stderr=False))
 

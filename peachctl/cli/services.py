@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peachctl.cli.render import Format, LogFormat, Output, grid, log_to_stderr, screen
-from peachctl.errors import Exit, StateError
+from peachctl.errors import Exit, PeachError, StateError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
     from peachctl.hub import Found, Hub
+    from peachctl.porting import Ported
     from peachctl.workflow import Service
 
 services = typer.Typer(no_args_is_help=True, help="The service hub.")
@@ -178,32 +179,61 @@ def check(name: Name = None, output: Output = Format.TABLE) -> None:
 def port(
     name: Name = None,
     write: Annotated[bool, typer.Option("--write", help="Rewrite the files (the old ones are kept as .py2).")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
-    """Brings Python 2 services to Python 3; shows the difference unless told to write."""
+    """Brings Python 2 services to Python 3; shows the difference unless told to write. Exit 1 where a file cannot be
+    brought there; the others are."""
     from peachctl import porting
     from peachctl.hub import code_files
 
-    changed = 0
+    value: list[dict[str, Any]] = []
     for one in _chosen(name):
         for file in code_files(one.path):
             if file.suffix != ".py":
                 continue
-            ported = porting.port_file(file)
-            for warning in ported.warnings:
-                screen.say(f"{file}: {warning}", style="yellow")
-            if not ported.changed:
+            try:
+                ported = porting.port_file(file)
+                kept = porting.write(file, ported) if write else None
+            except PeachError as error:
+                value.append(_ported(file, problem=error.message))
                 continue
-            changed += 1
-            if write:
-                porting.write(file, ported)
-                screen.say(f"{file} rewritten")
-            else:
-                screen.text(ported.diff)
+            if ported.changed or ported.warnings:
+                value.append(_ported(file, ported, kept))
+    screen.result(value, lambda _: _tell_ported(value, name))
+    if any(one["problem"] for one in value):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _ported(
+    file: Path, ported: "Ported | None" = None, kept: Path | None = None, problem: str | None = None
+) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "changes": list(ported.changes) if ported else [],
+        "warnings": list(ported.warnings) if ported else [],
+        "diff": ported.diff if ported else "",
+        "written": kept is not None,
+        "kept": None if kept is None else str(kept),
+        "problem": problem,
+    }
+
+
+def _tell_ported(value: list[dict[str, Any]], name: str | None) -> None:
+    for one in value:
+        for warning in one["warnings"]:
+            screen.say(f"{one['file']}: {warning}", style="yellow")
+        if one["problem"]:
+            screen.say(one["problem"], style="red")
+        elif one["written"]:
+            screen.say(f"{one['file']} rewritten")
+        elif one["diff"]:
+            screen.text(one["diff"])
+    changed = [one for one in value if one["diff"]]
     if not changed:
-        screen.say("Nothing to port.")
-    elif not write:
+        screen.say("Nothing to port." if not value else "Nothing else to port.")
+    elif not any(one["written"] for one in changed):
         screen.say(
-            f"{changed} files would change. Next: peachctl services port {name or ''} --write".replace("  ", " ")
+            f"{len(changed)} files would change. Next: peachctl services port {name or ''} --write".replace("  ", " ")
         )
 
 
@@ -246,10 +276,14 @@ def example_list(output: Output = Format.TABLE) -> None:
 def example_copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An example of `example list`.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+    output: Output = Format.TABLE,
 ) -> None:
     """Copies an example's workflow and the hub that it needs into a folder of yours."""
     from peachctl import catalogue
 
     copied = catalogue.copy(name, folder)
-    screen.text(str(copied.workflow))
+    screen.result(
+        {"name": name, "workflow": str(copied.workflow), "hub": str(copied.hub)},
+        lambda _: screen.text(str(copied.workflow)),
+    )
     screen.say(f"Next: peachctl run {copied.workflow} --hub {copied.hub}")

@@ -28,12 +28,12 @@ def init_db(
 
     config = screen.config()
     plan = app.schema_plan(config) if check or sql else app.migrate(config)
+    value = {"database": plan.database, "version": plan.version, "steps": plan.steps}
     if sql:
         from peachctl.store.schema import sql_text
 
-        screen.text(sql_text(plan))
+        screen.result({**value, "sql": sql_text(plan)}, lambda _: screen.text(sql_text(plan)))
         return
-    value = {"database": plan.database, "version": plan.version, "steps": plan.steps}
 
     def table(console: Any) -> None:
         if not plan.steps:
@@ -172,13 +172,14 @@ def init(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it; - is stdout.")] = Path(
         "peachctl.toml"
     ),
+    output: Output = Format.TABLE,
 ) -> None:
     """Writes a commented configuration file."""
     from peachctl import config as configuration
 
     text = configuration.from_2017(old) if old else configuration.example_text()
     if str(out) == "-":
-        screen.text(text)
+        screen.result({"file": None, "text": text}, lambda _: screen.text(text))
         return
     try:
         fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -188,4 +189,5 @@ def init(
         raise PeachError(f"{out} is there already", "choose another name with --out FILE") from None
     except OSError as error:
         raise PeachError(f"{out}: {error.strerror}") from error
+    screen.result({"file": str(out), "text": text}, lambda _: None)
     screen.say(f"{out} written (readable by you alone). Next: peachctl config check")

@@ -309,6 +309,10 @@ def _is_services(name: str, body: bytes) -> bool:
     return Path(name).name == "service.config" or body[:4] == b"Obj\x01"
 
 
+def _is_service_json(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, dict) and "nodes" not in value and "inputPorts" in value)
+
+
 def _is_service_list(body: bytes) -> bool:
     from peachctl import wire
 
@@ -350,18 +354,31 @@ def named(name: str) -> Any:
 def encode(
     file: File,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write (else stdout).")] = None,
+    kind: Annotated[Kind, typer.Option("--type", help="What the JSON is.")] = Kind.AUTO,
 ) -> None:
-    """Writes a workflow's JSON as Avro binary."""
+    """Writes JSON as Avro binary: a workflow, or services as `decode` shows them.
+
+    A list of services becomes a service list; a single service, or a list of one where --out names a service.config,
+    becomes a service.config.
+    """
     from peachctl import app, wire
 
     config = screen.config()
     body, name = app.read_input(config, file)
+    limits = app.limits(config)
     with named(name):
-        try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise PeachError(f"not JSON: byte {error.start} is not UTF-8") from error
-        avro = wire.encode_workflow(wire.workflow_from_json(text, app.limits(config)))
+        value = wire.parse_json(body, limits.json_bytes)
+        if kind is Kind.SERVICES or (kind is Kind.AUTO and _is_service_json(value)):
+            services = wire.services_from_json(value, limits)
+            config_file = out is not None and out.name == "service.config"
+            if config_file and len(services) != 1:
+                raise PeachError(f"{len(services)} services, where a service.config holds one")
+            if config_file or not isinstance(value, list):
+                avro = wire.encode_service_config(services[0])
+            else:
+                avro = wire.encode_services(services)
+        else:
+            avro = wire.encode_workflow(wire.workflow_from_json(value, limits))
     if out is not None:
         try:
             out.write_bytes(avro)

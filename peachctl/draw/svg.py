@@ -133,16 +133,24 @@ def _style(states: Mapping[str, str] | None) -> str:
 
 
 def _heading(shown: Picture, width: float, states: Mapping[str, str] | None) -> list[str]:
-    about = f"{shown.user or 'nobody'} · {shown.nodes} node{'' if shown.nodes == 1 else 's'}"
+    about = f" · {shown.nodes} node{'' if shown.nodes == 1 else 's'}"
     if states:
         words = [states.get(box.id, "") for box in shown.boxes if box.kind == "node"]
         about += "".join(f" · {words.count(word)} {word}" for word in _STATES if word in words)
-    title = shown.title or "(no name)"
+    title, user, room = shown.title or "(no name)", shown.user or "nobody", width - 56
     return [
-        f'<g><title>{_x(title)}</title><text class="pw-name pw-title" x="28" y="36">'
-        f"{_x(fitted(title, width - 56, 20.5))}</text></g>",
-        f'<text class="pw-sub" x="28" y="55">{_x(fitted(about, width - 56, 12))}</text>',
+        f'<g><title>{_x(title)}</title><text class="pw-name pw-title" x="28" y="36"'
+        f"{_line(fitted(title, room, 20.5), title, room)}</text></g>",
+        f'<text class="pw-sub" x="28" y="55"'
+        f"{_line(fitted(user, room - text_width(about, 12), 12) + about, user + about, room)}</text>",
     ]
+
+
+def _line(cut: str, whole: str, room: float) -> str:
+    """A line of the heading, from the end of its tag's attributes on. What had to be cut is as wide as the room, which
+    it shall not leave in any font: `fitted` knows none."""
+    fixed = "" if cut == whole else f' textLength="{_n(room)}" lengthAdjust="spacingAndGlyphs"'
+    return f"{fixed}>{_x(cut)}"
 
 
 def _ways(placed: Layout) -> list[str]:

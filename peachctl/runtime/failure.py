@@ -26,7 +26,7 @@ _SIGNALS = {
     signal.SIGABRT: "the program aborted itself",
     signal.SIGFPE: "arithmetic error in native code",
     signal.SIGILL: "illegal instruction",
-    signal.SIGKILL: "by the system when memory ran out, or by somebody",
+    signal.SIGKILL: "by the system when memory ran out, or by something in it",
     signal.SIGXCPU: "CPU time limit",
     signal.SIGXFSZ: "file size limit",
 }

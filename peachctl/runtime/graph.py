@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peachctl.errors import PeachError
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.runtime import gone, service_utility, services
 from peachctl.runtime.failure import Failure, ServiceError, of_exception, service_traceback, skipped
 from peachctl.runtime.job import Job, job_of_environment
@@ -120,13 +120,13 @@ def plan(graph: Graph) -> list[Step]:
 
 
 def _check(id: str, call: Call, graph: Graph) -> None:
-    where = f"node {printable(str(id), 60)!r}"
+    where = f"node {quoted(str(id), 60)}"
     if not isinstance(id, str):
         raise GraphError(f"{where}: ids of nodes are texts")
     for item in call.inputs:
         if isinstance(item, Output):
             if item.node not in graph:
-                raise GraphError(f"{where} reads node {printable(str(item.node), 60)!r}, which is not there")
+                raise GraphError(f"{where} reads node {quoted(str(item.node), 60)}, which is not there")
             if not isinstance(item.port, int) or item.port < 0:
                 raise GraphError(f"{where} reads output port {item.port!r}; ports are numbers from 0")
         elif item is not None and not (isinstance(item, Literal) and isinstance(item.text, str)):

@@ -197,15 +197,22 @@ class Supervisor:
     def _end(self, run: _Run, grace: float) -> None:
         kill_at = time.monotonic() + grace
         if run.kill_at is None and grace > 0:
-            try:
-                os.killpg(run.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                # It has not come to its setsid yet; it takes signals up after that.
-                os.kill(run.pid, signal.SIGTERM)
-            except PermissionError:  # it has become another user's; its time runs nevertheless
-                pass
+            self._terminate(run)
         run.kill_at = kill_at if run.kill_at is None else min(run.kill_at, kill_at)
         self._enforce()
+
+    def _terminate(self, run: _Run) -> None:
+        """SIGTERM to all groups of its session: a worker of the run's pool has one of its own."""
+        session = {one.group for one in processes.all_processes(self._depth) if one.session == run.pid}
+        for group in {run.pid, *session}:
+            try:
+                os.killpg(group, signal.SIGTERM)
+            except ProcessLookupError:
+                if group == run.pid:
+                    # It has not come to its setsid yet; it takes signals up after that.
+                    os.kill(run.pid, signal.SIGTERM)
+            except PermissionError:  # it has become another user's; its time runs nevertheless
+                pass
 
     def _end_all(self) -> None:
         for run in [*self._runs.values(), *self._ended]:
@@ -277,7 +284,7 @@ class Supervisor:
         patient = {run.pid for run in self._ended if run.kill_at is not None and run.kill_at > now}
         groups = {os.getpgrp(), *self._runs, *patient}
         for stray in strays:
-            if stray.group in patient:
+            if stray.session in patient:
                 continue
             _kill(stray.pid)
             if stray.pid not in self._counted:

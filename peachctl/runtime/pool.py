@@ -8,8 +8,11 @@ use. The workflow's process has no threads at all, so a fork is safe at any time
 item, in its own thread. So `submit` returns tokens that are "done" at once, and `.result()` of any of them waits for
 the next node that ends, whichever it is. There are as many tokens as running nodes.
 
-Between the processes travel frames (length, pickle of plain values); values of nodes stay the bytes that their worker
-made of them, so no class of a service is ever needed in the workflow's process.
+Between the processes travel frames (mark, length, pickle of plain values); values of nodes stay the bytes that their
+worker made of them, so no class of a service is ever needed in the workflow's process. A service may write into any
+descriptor of its process, this one too: what does not begin with the worker's mark, or does not read, ends that worker.
+
+Each worker leads a process group: a service that signals its own group does not reach the workflow.
 """
 
 import contextlib
@@ -30,7 +33,9 @@ from typing import Any, NoReturn, TypeAlias
 from peachctl.runtime.failure import Failure, failure, fatal_trace, of_death
 
 _PR_SET_PDEATHSIG = 1
+_MARK = 8
 _LENGTH = 8
+_HEAD = _MARK + _LENGTH
 # After the last node: time for idle workers to end by themselves.
 _GOODBYE = 5.0
 
@@ -54,6 +59,7 @@ class _Worker:
     socket: socket.socket
     pidfd: int
     last_words: int
+    mark: bytes
     node: int | None = None
     buffer: bytearray = field(default_factory=bytearray)
     services: set[Any] = field(default_factory=set)
@@ -123,12 +129,16 @@ class Pool:
 
     def _send(self, index: int, work: Work) -> None:
         raw = pickle.dumps(work, 5)
-        frame = len(raw).to_bytes(_LENGTH, "big") + raw
         while True:
             worker = self._pick(self._affinity(index))
+            if _has_said(worker.socket):
+                # it died idle, or what an earlier node has left in it writes: this node shall not pay for that
+                os.kill(worker.pid, signal.SIGKILL)
+                self._bury(worker, drained=True)
+                continue
             worker.node = index
             try:
-                worker.socket.sendall(frame)
+                worker.socket.sendall(_head(worker.mark, raw) + raw)
             except OSError:
                 # it died idle, or while it was given the node: the node has not begun
                 worker.node = None
@@ -151,25 +161,40 @@ class Pool:
             chunk = b""
         if not chunk:
             # it died, or a service closed descriptors that are not its own: then it can't say anything any more
-            lost = not _gone_soon(worker.pidfd)
-            if lost:
-                os.kill(worker.pid, signal.SIGKILL)
-            self._bury(worker, drained=True, lost=lost)
+            lost = "had lost its connection to the workflow (something in it closed descriptors that are not its own)"
+            self._give_up(worker, "" if _gone_soon(worker.pidfd) else lost)
             return
         worker.buffer += chunk
-        if len(worker.buffer) < _LENGTH:
+        if worker.buffer[:_MARK] == worker.mark[: len(worker.buffer)]:
+            if len(worker.buffer) < _HEAD:
+                return
+            size = _HEAD + int.from_bytes(worker.buffer[_MARK:_HEAD], "big")
+            if len(worker.buffer) < size:
+                return
+            reply = _reply(worker, size)
+        else:
+            reply = None
+        if reply is None:
+            self._give_up(
+                worker,
+                "had written into its connection to the workflow (something in it writes to descriptors that are not"
+                " its own)",
+            )
             return
-        size = int.from_bytes(worker.buffer[:_LENGTH], "big")
-        if len(worker.buffer) < _LENGTH + size:
-            return
-        reply: Reply = pickle.loads(memoryview(worker.buffer)[_LENGTH : _LENGTH + size])  # noqa: S301 - our own worker
         worker.buffer = bytearray()
         worker.node = None
         self._idle.append(worker)
         self._done.append((reply.index, self._settle(reply)))
 
-    def _bury(self, worker: _Worker, *, drained: bool = False, lost: bool = False) -> None:
-        """A worker is dead: its node gets the error, unless its reply was already on the way."""
+    def _give_up(self, worker: _Worker, why: str) -> None:
+        """Nothing more is expected of a worker. why: what it had done, '' where it has just died."""
+        if why:
+            os.kill(worker.pid, signal.SIGKILL)
+        self._bury(worker, drained=True, why=why)
+
+    def _bury(self, worker: _Worker, *, drained: bool = False, why: str = "") -> None:
+        """A worker is dead: its node gets the error, unless its reply was already on the way. why: what it was ended
+        for."""
         if not drained:
             while worker.node is not None and worker.pid in self._workers:
                 try:
@@ -190,12 +215,8 @@ class Pool:
             self._idle.remove(worker)
         if worker.node is not None:
             error = of_death(self._name(worker.node), status, words)
-            if lost:
-                error = failure(
-                    "ProcessDied",
-                    f"the process of node {self._name(worker.node)!r} was ended: it had lost its connection to the "
-                    "workflow (something in it closed descriptors that are not its own)",
-                )
+            if why:
+                error = failure("ProcessDied", f"the process of node {self._name(worker.node)!r} was ended: it {why}")
             self._done.append((worker.node, self._settle(Reply(worker.node, error, {}, []))))
 
     def _forget(self, worker: _Worker) -> None:
@@ -213,7 +234,7 @@ class Pool:
         sys.stderr.flush()
         if not self._workers:
             gc.freeze()  # pages of what is there now stay shared
-        parent = os.getpid()
+        parent, mark = os.getpid(), os.urandom(_MARK)
         pid = os.fork()
         if pid == 0:
             try:
@@ -221,12 +242,12 @@ class Pool:
                 for other in self._workers.values():
                     other.socket.close()
                 _become_worker(parent, last_words)
-                _serve(theirs, self._work)
+                _serve(theirs, mark, self._work)
             except BaseException:  # noqa: BLE001 - nothing may return into the parent's stack
                 os._exit(70)
         theirs.close()
         pidfd = os.pidfd_open(pid)
-        worker = _Worker(pid, ours, pidfd, last_words)
+        worker = _Worker(pid, ours, pidfd, last_words, mark)
         self._workers[pid] = worker
         self._selector.register(ours, selectors.EVENT_READ, (worker, "socket"))
         self._selector.register(pidfd, selectors.EVENT_READ, (worker, "pidfd"))
@@ -237,6 +258,8 @@ class Pool:
         deadline = time.monotonic() + _GOODBYE
         for worker in self._workers.values():
             if worker.node is not None:
+                with contextlib.suppress(OSError):  # it may not have come to its setpgid
+                    os.killpg(worker.pid, signal.SIGKILL)
                 os.kill(worker.pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 worker.socket.shutdown(socket.SHUT_RDWR)
@@ -250,6 +273,32 @@ class Pool:
                 os.waitpid(worker.pid, 0)
             self._forget(worker)
         self._selector.close()
+
+
+def _head(mark: bytes, raw: bytes) -> bytes:
+    return mark + len(raw).to_bytes(_LENGTH, "big")
+
+
+def _reply(worker: _Worker, size: int) -> Reply | None:
+    """What the first `size` bytes say; None if they are no reply to the node that the worker was given, or more came
+    with them."""
+    if len(worker.buffer) > size:
+        return None
+    try:
+        reply = pickle.loads(memoryview(worker.buffer)[_HEAD:])  # noqa: S301 - our own worker
+    except Exception:  # noqa: BLE001 - something wrote in between
+        return None
+    return reply if isinstance(reply, Reply) and reply.index == worker.node else None
+
+
+def _has_said(connection: socket.socket) -> bool:
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _gone_soon(pidfd: int) -> bool:
@@ -270,6 +319,7 @@ def _become_worker(parent: int, last_words: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+    os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -282,10 +332,10 @@ def _become_worker(parent: int, last_words: int) -> None:
         stream.write("1000")  # when memory runs out this process goes, not the workflow's
 
 
-def _serve(connection: socket.socket, work: Callable[[Work], Reply]) -> NoReturn:
+def _serve(connection: socket.socket, mark: bytes, work: Callable[[Work], Reply]) -> NoReturn:
     """A worker's life: a node after the other, until the workflow's process closes the connection."""
     me = os.getpid()
-    while (raw := _receive(connection)) is not None:
+    while (raw := _receive(connection, mark)) is not None:
         reply = work(pickle.loads(raw))  # noqa: S301 - from our parent
         if os.getpid() != me:
             os._exit(0)  # a service forked, and its child came back out of `start`
@@ -293,7 +343,7 @@ def _serve(connection: socket.socket, work: Callable[[Work], Reply]) -> NoReturn
         sys.stderr.flush()
         answer = pickle.dumps(reply, 5)
         try:
-            connection.sendall(len(answer).to_bytes(_LENGTH, "big"))
+            connection.sendall(_head(mark, answer))
             connection.sendall(answer)
         except OSError:
             break
@@ -302,9 +352,11 @@ def _serve(connection: socket.socket, work: Callable[[Work], Reply]) -> NoReturn
     os._exit(0)
 
 
-def _receive(connection: socket.socket) -> bytearray | None:
-    head = _exactly(connection, _LENGTH)
-    return _exactly(connection, int.from_bytes(head, "big")) if head is not None else None
+def _receive(connection: socket.socket, mark: bytes) -> bytearray | None:
+    head = _exactly(connection, _HEAD)
+    if head is None or head[:_MARK] != mark:
+        return None
+    return _exactly(connection, int.from_bytes(head[_MARK:], "big"))
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray | None:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from peachctl.errors import PeachError
-from peachctl.names import printable
+from peachctl.names import printable, quoted
 from peachctl.runtime.failure import ServiceError
 from peachctl.workflow import Service
 
@@ -79,7 +79,7 @@ class Hub:
         return found
 
     def _locate(self, id: str, version: int) -> Located:
-        shown = f"service {printable(id, 80)!r} {version}"
+        shown = f"service {quoted(id, 80)} {version}"
         if not is_component(id) or not isinstance(version, int):
             raise ServiceError(f"{shown} is no name that a folder of the hub could have")
         for number in (f"v{version}", f"v-{version}"):
@@ -256,7 +256,7 @@ def by_port(located: Located, returned: Any, wanted: Sequence[int]) -> list[Any]
 
 def _port_name(located: Located, port: int) -> str:
     ports = located.declared.output_ports if located.declared else ()
-    return f" ({printable(ports[port], 80)!r})" if port < len(ports) else ""
+    return f" ({quoted(ports[port], 80)})" if port < len(ports) else ""
 
 
 def declared_in(folder: Path) -> Service | None:

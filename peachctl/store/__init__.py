@@ -279,11 +279,18 @@ class Store(Protocol):
         ...
 
     def finish(
-        self, claim: Claim, status: Status, *, reason: str | None, output_file: str, nodes: Sequence[NodeState] = ()
+        self,
+        claim: Claim,
+        status: Status,
+        *,
+        reason: str | None,
+        output_file: str,
+        nodes: Sequence[NodeState] = (),
+        progress: int | None = None,
     ) -> bool:
         """Ends the row: status, finished_date, output_file, reason, nodes in one transaction; progress 100 on
-        success. A row that was cancelled meanwhile stays cancelled but gets output_file and finished_date. False,
-        and nothing written, when the claim no longer holds."""
+        success, else as given (None: as it was). A row that was cancelled meanwhile stays cancelled but gets
+        output_file and finished_date. False, and nothing written, when the claim no longer holds."""
         ...
 
     def give_back(self, claim: Claim, *, vanished: bool, max_attempts: int, reason: str) -> Released | None:

@@ -25,7 +25,7 @@ _ENTITY = 6  # characters of `&quot;` and `&#x27;`, the longest that html.escape
 
 def text(value: str) -> str:
     """A text that every database takes: lone surrogates (from JSON, from file names) as Python escapes them."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 def title(name: str) -> str:

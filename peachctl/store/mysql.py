@@ -247,9 +247,17 @@ class MysqlStore:
         return self._db.transaction(work, marked=False)
 
     def finish(
-        self, claim: Claim, status: Status, *, reason: str | None, output_file: str, nodes: Sequence[NodeState] = ()
+        self,
+        claim: Claim,
+        status: Status,
+        *,
+        reason: str | None,
+        output_file: str,
+        nodes: Sequence[NodeState] = (),
+        progress: int | None = None,
     ) -> bool:
         rules.check_end(status)
+        percent = None if progress is None else max(0, min(100, progress))
         now, output = columns.local_time(self._wall()), columns.text(output_file)
 
         def work() -> bool:
@@ -264,8 +272,8 @@ class MysqlStore:
                 return False
             self._db.change(
                 "UPDATE {queue} SET status = %s, finished_date = %s, output_file = %s,"
-                " progress = CASE WHEN %s = 3 THEN 100 ELSE progress END WHERE id = %s",
-                (int(final), now, output, int(final), claim.id),
+                " progress = CASE WHEN %s = 3 THEN 100 ELSE COALESCE(%s, progress) END WHERE id = %s",
+                (int(final), now, output, int(final), percent, claim.id),
             )
             self._attempts.put_nodes(claim.id, nodes)
             self._attempts.note(claim.id, why, unpacked=final is Status.ERROR and not output)

@@ -22,6 +22,7 @@ from typing import Any, LiteralString, TypeVar
 
 import mysql.connector  # noqa: TID253 - this module is imported where a mysql:// URL is opened, and nowhere else
 from mysql.connector.constants import ClientFlag  # noqa: TID253
+from mysql.connector.conversion import MySQLConverter  # noqa: TID253
 
 from peachctl.config_values import Mysql
 from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
@@ -82,6 +83,30 @@ class RowTooLarge(Exception):
     def __init__(self, index: int, size: int, most: int) -> None:
         super().__init__(f"row {index} has {size} bytes, a statement may have {most}")
         self.index, self.size, self.most = index, size, most
+
+
+class _Converter(MySQLConverter):
+    """The driver's, with a short way for what almost all values are: of a batch it took a third of the processor."""
+
+    def to_mysql(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is int or value is None:
+            return value
+        return value.encode() if kind is str else super().to_mysql(value)
+
+    @staticmethod
+    def escape(value: Any, sql_mode: Any = None) -> Any:
+        kind = type(value)
+        if kind is int or value is None or (kind is bytes and value.isalnum()):
+            return value
+        return MySQLConverter.escape(value, sql_mode)
+
+    @staticmethod
+    def quote(buf: Any) -> Any:
+        kind = type(buf)
+        if kind is bytes:
+            return b"'%b'" % buf
+        return b"%d" % buf if kind is int else MySQLConverter.quote(buf)
 
 
 class MysqlSession:
@@ -153,9 +178,12 @@ class MysqlSession:
             self._insert(into, part, on_duplicate)
 
     def check_size(self, row: Sequence[Any], index: int = 0) -> int:
-        """The most bytes that these values take in a statement. Raises RowTooLarge."""
-        size = _size(row)
-        if size > self.packet - _FORM:
+        """Bytes that these values take in a statement at most. Raises RowTooLarge."""
+        most = self.packet - _FORM
+        size = _bound(row)
+        if size > most // _ROWS:
+            size = _size(row)
+        if size > most:
             raise RowTooLarge(index, size, self.packet)
         return size
 
@@ -312,12 +340,14 @@ class MysqlSession:
                 password=server.password or "",
                 database=url.name,
                 use_pure=True,
+                converter_class=_Converter,
                 charset="utf8mb4",
                 collation="utf8mb4_general_ci",  # of itself it takes one that not every server knows
                 sql_mode="STRICT_ALL_TABLES",
                 time_zone="+00:00",
                 autocommit=True,
-                client_flags=[ClientFlag.FOUND_ROWS],
+                # Without attributes: to say what it runs on, the driver would run `lsb_release` for each connection.
+                client_flags=[ClientFlag.FOUND_ROWS, -ClientFlag.CONNECT_ARGS],
                 allow_local_infile=False,
                 connection_timeout=max(1, round(min(_CONNECT, self.patience))),
                 read_timeout=reply,
@@ -411,6 +441,17 @@ class MysqlSession:
 def marks(many: Sequence[Any]) -> Any:
     """`%s, %s` for the values of an IN, which must be one at least."""
     return ", ".join(["%s"] * len(many))
+
+
+def _bound(row: Sequence[Any]) -> int:
+    """What `_size` cannot exceed, without a look at each character."""
+    size = 28 * len(row)
+    for value in row:
+        if isinstance(value, str):
+            size += (2 if value.isascii() else 4) * len(value)
+        elif isinstance(value, bytes):
+            size += 2 * len(value)
+    return size
 
 
 def _size(row: Sequence[Any]) -> int:

@@ -231,19 +231,27 @@ class SqliteStore:
         return True
 
     def finish(
-        self, claim: Claim, status: Status, *, reason: str | None, output_file: str, nodes: Sequence[NodeState] = ()
+        self,
+        claim: Claim,
+        status: Status,
+        *,
+        reason: str | None,
+        output_file: str,
+        nodes: Sequence[NodeState] = (),
+        progress: int | None = None,
     ) -> bool:
         rules.check_end(status)
+        percent = None if progress is None else max(0, min(100, progress))
         now = columns.local_time(self._clock.wall())
         with self._db.writing():
             final, reason = rules.end(self._attempts.status(claim.id), status, reason)
             output = columns.text(output_file)
             ended = self._db.change(
                 "UPDATE {queue} SET status = ?, finished_date = ?, output_file = ?,"
-                " progress = CASE WHEN ? = 3 THEN 100 ELSE progress END"
+                " progress = CASE WHEN ? = 3 THEN 100 ELSE COALESCE(?, progress) END"
                 " WHERE id = ? AND status IN (1, 2) AND EXISTS (SELECT 1 FROM peach_runs"
                 " WHERE queue_id = ? AND attempt = ? AND token = ? AND ended IS NULL)",
-                (int(final), now, output, int(final), claim.id, *_key(claim)),
+                (int(final), now, output, int(final), percent, claim.id, *_key(claim)),
             ).rowcount
             # The run is over in any case: a row that was retried meanwhile may be claimed now.
             self._attempts.close_run(_key(claim), final.word if ended else "deleted", reason)

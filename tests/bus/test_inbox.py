@@ -190,6 +190,26 @@ def test_what_is_no_workflow_file_stays_where_it_is(sweeping: FolderBus, inbox: 
     assert (inbox.parent / "secret").read_bytes() == b"secret"
 
 
+def test_what_is_no_regular_file_is_not_taken_and_said_once(
+    sweeping: FolderBus, inbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (inbox / "link.bin").symlink_to("/etc/passwd")
+    (inbox / "loop.wf").symlink_to("loop.wf")
+    (inbox / "folder\n.json").mkdir()
+    os.mkfifo(inbox / "pipe.bin")
+    sweeping.poll(0.5, 10)
+    (inbox / "good.bin").write_bytes(b"good")
+    assert [message.body for message in sweeping.poll(5, 10)] == [b"good"]
+    said = sorted(record.message.split(":")[0] for record in caplog.records)
+    assert said == [
+        r"folder\n.json in the inbox is a folder",
+        "link.bin in the inbox is a link",
+        "loop.wf in the inbox is a link",
+        "pipe.bin in the inbox is no regular file",
+    ]
+    assert len(list(inbox.glob("[!.]*"))) == 4
+
+
 def test_offsets_grow_even_when_the_clock_is_set_back(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets = []
     for clock in (5_000, 4_000, 4_000, 9_000, 1):

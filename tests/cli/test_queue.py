@@ -35,6 +35,25 @@ def test_logs_show_what_the_workflow_printed_and_what_a_node_logged(peach: Peach
     assert peach("queue", "logs", 1, "E").stdout == '[E](info): "saved out.txt"\n'
     assert peach("queue", "logs", 1, "A").stdout == ""
     assert "no node 'X'" in peach("queue", "logs", 1, "X", code=4).stderr
+    logged = {"node": "E", "level": "info", "line": '[E](info): "saved out.txt"'}
+    assert json.loads(peach.inside("queue", "logs", 1, "-o", "json")) == [logged]
+    assert json.loads(peach.inside("queue", "logs", 1, "E", "-f", "-o", "jsonl")) == logged
+    assert json.loads(peach.inside("queue", "logs", 1, "A", "-o", "json")) == []
+
+
+def test_logs_are_followed_line_by_line_to_the_end(peach: Peach) -> None:
+    gate = peach.home / "gate"
+    value = workflow(
+        node("s", "Save", ["x"], ["t"]), node("u", "Until", [str(gate)], "s"), node("w", "Save", ["y"], "u")
+    )
+    peach("submit", peach.file(value))
+    peach.start("consume", "execute")
+    following = peach.start("queue", "logs", 1, "-f")
+    assert following.stdout is not None
+    assert following.stdout.readline() == '[s](info): "saved x"\n'
+    gate.touch()
+    assert following.stdout.read() == '[w](info): "saved y"\n'
+    assert following.wait(20) == 0
 
 
 def test_passwords_inside_uris_are_masked_unless_revealed(peach: Peach) -> None:

@@ -1,5 +1,8 @@
 """`services` and `example` as real processes."""
 
+import json
+from pathlib import Path
+
 from peachctl import wire
 from peachctl.hub import find_services, newest
 from tests import topics
@@ -33,7 +36,12 @@ def test_services_port_shows_the_difference_and_writes_when_told(peach: Peach) -
     shown = peach("services", "port", "Upper").stdout
     assert '-    print "old"' in shown and '+    print("old")' in shown
     assert file.read_text() == old
-    peach("services", "port", "Upper", "--write")
+    bad = peach.hub / "Split" / "v1" / "Split.py"
+    bad.write_text("def start(c:\n")
+    both = json.loads(peach.inside("services", "port", "-o", "json"))
+    told = {Path(one["file"]).name: (bool(one["diff"]), one["written"], bool(one["problem"])) for one in both}
+    assert told == {"Upper.py": (True, False, False), "Split.py": (False, False, True)}
+    assert "Split.py" in peach("services", "port", "--write", code=1).stderr
     assert 'print("old")' in file.read_text()
     peach("services", "check", "Upper")
 
@@ -41,8 +49,11 @@ def test_services_port_shows_the_difference_and_writes_when_told(peach: Peach) -
 def test_a_copied_example_runs(peach: Peach) -> None:
     [light] = [one for one in peach.json("example", "list") if one["extra"] == ""]
     target = peach.home / "mine"
-    copied = peach("example", "copy", light["name"], target)
-    workflow = copied.stdout.strip()
+    copied = peach.json("example", "copy", light["name"], target)
+    workflow = copied["workflow"]
+    assert (copied["name"], copied["hub"]) == (light["name"], str(target / "hub"))
+    again = peach.inside("example", "copy", light["name"], peach.home / "again")
+    assert again.splitlines()[0] == workflow.replace(str(target), str(peach.home / "again"))
     done = peach.json("run", workflow, "--hub", target / "hub")
     assert done["status"] == "success"
     assert "not an empty folder" in peach("example", "copy", light["name"], target, code=1).stderr

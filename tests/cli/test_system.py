@@ -11,7 +11,7 @@ from tests.servers import databases
 
 def test_init_db_creates_once_and_check_and_sql_change_nothing(peach: Peach) -> None:
     assert peach("init-db", "--check", code=1).stdout
-    assert "CREATE TABLE" in peach("init-db", "--sql").stdout.upper()
+    assert "CREATE TABLE" in peach.json("init-db", "--sql")["sql"].upper()
     assert not peach.database.exists()
     peach("init-db")
     assert peach.database.exists()
@@ -76,12 +76,15 @@ def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach
     file = peach.home / "peachctl.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     peach("config", "check")
+    assert json.loads(peach.inside("config", "init", "--out", "-", "-o", "json")) == {
+        "file": None,
+        "text": file.read_text(),
+    }
     assert "is there already" in peach("config", "init", code=1).stderr
 
 
 def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> None:
     for key, value in (
-        ("PEACHCTL_KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
         ("PEACHCTL_EXECUTE__SCHEDULER", "distributed"),
         ("PEACHCTL_EXECUTE__MEMORY_LIMIT", "1GiB"),
     ):

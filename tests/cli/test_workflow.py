@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from peachctl import wire
 from tests.conftest import DIAMOND, Peach, node, workflow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -85,7 +86,7 @@ def test_submit_files_all_of_a_call_or_none(peach: Peach) -> None:
     peach("submit", good, GOLDEN / "malformed_empty.bin", code=1)
     assert peach.rows() == []
     first, second = peach.json("submit", good, good)
-    assert first == {"file": str(good), "id": 1, "status": "queued"}
+    assert first == {"file": str(good), "id": 1, "status": "queued", "reason": None}
     assert second["id"] == 2, "equal bytes sent twice are two workflows"
     peach("consume", "execute", "--once")
     assert {row["status"] for row in peach.rows()} == {"success"}
@@ -105,10 +106,9 @@ def test_submit_wait_follows_to_the_end(peach: Peach) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("malformed_*")))
 def test_every_malformed_message_is_refused_in_one_line_with_file_offset_and_field(name: str, peach: Peach) -> None:
     done = peach("decode", GOLDEN / name, code=1)
-    lines = done.stderr.splitlines()
-    assert len(lines) == (2 if "json" in name else 1)
-    assert name in lines[0] and "byte " in lines[0]
-    assert "field " in lines[0] or name == "malformed_trailing.bin"
+    [line] = done.stderr.splitlines()
+    assert name in line and "byte " in line and ("named .json" in line) == ("json" in name)
+    assert "field " in line or name == "malformed_trailing.bin"
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.bin")), ids=lambda path: path.name)
@@ -118,8 +118,8 @@ def test_every_golden_message_decodes_to_its_json_and_encodes_to_its_bytes(path:
     kind = "services" if path.name == "service_list.bin" else "auto"
     done = peach("decode", path, "-o", "json", "--type", kind)
     assert json.loads(done.stdout) == json.loads(path.with_suffix(".json").read_text())
-    if path.name in ("sized_blocks.bin", "param_types.bin", "service_list.bin"):
-        return  # written in blocks with sizes; floats; no workflow
+    if path.name in ("sized_blocks.bin", "param_types.bin"):
+        return  # written in blocks with sizes; floats
     again = subprocess.run(
         [sys.executable, "-m", "peachctl", "encode", "-"],
         input=done.stdout.encode(),
@@ -134,6 +134,20 @@ def test_decode_shows_a_service_config(peach: Peach) -> None:
     [service] = json.loads(peach("decode", GOLDEN / "service.config", "-o", "json").stdout)
     assert service["id"] == "Join" and service["inputPorts"] == ["left", "right"]
     assert "Join v2" in peach("decode", GOLDEN / "service.config").stdout
+
+
+def test_encode_takes_services_and_a_single_one_as_a_service_config(peach: Peach) -> None:
+    shown = peach("decode", GOLDEN / "service.config", "-o", "json").stdout
+    config = peach.home / "service.config"
+    peach("encode", peach.file(json.dumps(json.loads(shown)[0])), "--out", config)
+    assert wire.decode_service_config(config.read_bytes()) == wire.decode_service_config(
+        (GOLDEN / "service.config").read_bytes()
+    )
+    first = config.read_bytes()
+    peach("encode", peach.file(shown), "--out", config, "--type", "services")
+    assert config.read_bytes() == first
+    assert "holds one" in peach("encode", GOLDEN / "service_list.json", "--out", config, code=1).stderr
+    assert "a list where" in peach("encode", peach.file(shown), "--type", "workflow", code=1).stderr
 
 
 @pytest.mark.parametrize("shape", ["tree", "dot", "mermaid", "svg", "script"])

@@ -238,7 +238,7 @@ def locked(peach: Peach) -> Iterator[None]:
 
 
 def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach: Peach) -> None:
-    peach("submit", peach.file(counted(peach, 60)[0]))
+    peach("submit", peach.file(counted(peach)[0]))
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__LEASE="600s")
     peach.until(lambda: is_running(peach, "slow"))
     with locked(peach):
@@ -250,7 +250,7 @@ def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach
 
 
 def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
-    process = peach.start("run", peach.file(counted(peach, 60)[0]))
+    process = peach.start("run", peach.file(counted(peach)[0]))
     peach.until(lambda: is_running(peach, "slow"))
     with locked(peach):
         process.send_signal(signal.SIGINT)

@@ -226,7 +226,10 @@ def test_an_end_ordered_together_with_the_start_is_obeyed(rig: Rig) -> None:
         assert rig.end(run, 8).code in (-9, -15)
 
 
-def test_the_group_may_use_the_grace_when_the_main_process_is_gone(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", [None, 0], ids=["of the run", "its own"])
+def test_the_groups_of_a_run_may_use_the_grace_when_the_main_process_is_gone(
+    rig: Rig, tmp_path: Path, group: int | None
+) -> None:
     done = tmp_path / "done"
     program = (
         "import signal, sys, time, pathlib\n"
@@ -235,7 +238,8 @@ def test_the_group_may_use_the_grace_when_the_main_process_is_gone(rig: Rig, tmp
         "print(1, flush=True); time.sleep(60)"
     )
     run = rig.start(
-        f"child = subprocess.Popen([sys.executable, '-S', '-c', {program!r}], stdout=subprocess.PIPE)\n"
+        f"child = subprocess.Popen([sys.executable, '-S', '-c', {program!r}],"
+        f" stdout=subprocess.PIPE, process_group={group})\n"
         "child.stdout.read(1); report(ready=1); time.sleep(60)"
     )
     rig.event(run)

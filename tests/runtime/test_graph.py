@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -112,14 +113,29 @@ DEATHS = {
     "sigterm": ("os.kill(os.getpid(), signal.SIGTERM)", "was killed by SIGTERM"),
     "abort": ("os.abort()", "was killed by SIGABRT"),
     "closes_all": ("os.closerange(3, 1000); time.sleep(60)", "lost its connection"),
+    "writes_everywhere": ("everywhere(); time.sleep(60)", "had written into its connection"),
+    "writes_everywhere_and_returns": ("everywhere()", "had written into its connection"),
+    "kills_its_group": ("os.killpg(0, signal.SIGKILL)", "was killed by SIGKILL"),
     "leaves_a_child": ("os.fork() or time.sleep(1); os._exit(5)", "ended with exit status 5"),
 }
+
+
+# Every socket: in a test there are pipes of pytest's beside them.
+EVERYWHERE = """
+    import os, stat
+    def everywhere():
+        for fd in range(3, 256):
+            try:
+                stat.S_ISSOCK(os.fstat(fd).st_mode) and os.write(fd, b"garbage")
+            except OSError:
+                pass
+"""
 
 
 @pytest.mark.parametrize("how", DEATHS)
 def test_a_node_that_dies_takes_only_itself_along(bench: Bench, how: str) -> None:
     code, sentence = DEATHS[how]
-    bench.service("Die", f"import os, signal, time\ndef start(c, *given):\n    {code}\n")
+    bench.service("Die", f"{dedent(EVERYWHERE)}\nimport signal, time\ndef start(c, *given):\n    {code}\n")
     bench.service("Slow", "import time, os\ndef start(c, *given):\n    time.sleep(0.3)\n    return [os.getpid()]\n")
     ran = bench.run(
         {
@@ -135,6 +151,22 @@ def test_a_node_that_dies_takes_only_itself_along(bench: Bench, how: str) -> Non
     assert ran.states == states
     assert ran.message("dies").startswith("the process of node 'dies' ")
     assert sentence in ran.message("dies")
+
+
+def test_what_a_node_leaves_in_its_process_does_not_fail_the_next_one(bench: Bench) -> None:
+    late = "\nimport threading, time\ndef start(c):\n    threading.Timer(0.2, everywhere).start()\n"
+    bench.service("Late", dedent(EVERYWHERE) + late)
+    bench.service("Slow", "import time\ndef start(c, *given):\n    time.sleep(0.5)\n    return [1]\n")
+    ran = bench.run(
+        {
+            "late": "node('Late', 1, [], [])",
+            "slow": "node('Slow', 1, [], [])",
+            "next": "node('Slow', 1, [output('slow', 0)], [])",
+            "beside": "node('Slow', 1, [output('slow', 0)], [])",
+        },
+        workers=2,
+    )
+    assert set(ran.states.values()) == {"success"}
 
 
 def test_a_crash_says_where_the_service_was(bench: Bench) -> None:

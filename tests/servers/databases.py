@@ -69,6 +69,8 @@ def start(kind: str, home: Path, *settings: str, port: int = 0, durable: bool = 
         "--bind-address=127.0.0.1",
         f"--port={port}",
         f"--socket={socket}",
+        # One that starts deletes what it takes for its own temporary tables.
+        f"--tmpdir={home}",
         f"--pid-file={home / 'server.pid'}",
         *_SETTINGS[kind],
         *(_DURABLE if durable else _QUICK),

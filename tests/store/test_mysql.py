@@ -21,7 +21,7 @@ import mysql.connector  # noqa: TID253  only tests come here, and they mean it
 import pytest
 
 from peachctl.config_values import Mysql
-from peachctl.errors import ConfigError, PeachError, StateError, UnreachableError
+from peachctl.errors import ConfigError, PeachError, UnreachableError
 from peachctl.store import (
     Claim,
     Entry,
@@ -420,6 +420,21 @@ def test_the_collation_is_one_that_every_server_knows(place: Server) -> None:
         )  # fmt: skip
 
 
+def test_a_connection_starts_no_program(place: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To say what it runs on, the driver asks `lsb_release`, a script here and there, and fails where that fails."""
+    mysql.connector.utils.get_platform.cache_clear()
+    started: list[object] = []
+    popen = subprocess.Popen.__init__
+    monkeypatch.setattr(
+        subprocess.Popen,
+        "__init__",
+        lambda self, args, *more, **how: (started.append(args), popen(self, args, *more, **how))[-1],
+    )
+    with closing(MysqlSession(place)) as session:
+        assert session.rows("SELECT 1") == [(1,)]
+    assert started == []
+
+
 @pytest.mark.fault("C9")
 def test_what_is_larger_than_a_packet_is_refused_by_name_and_the_rest_is_split(
     place: Server, entry: Callable[..., Entry]
@@ -488,16 +503,14 @@ def test_the_driver_is_the_pure_one_whatever_was_imported_first(database: MysqlD
 
 
 @pytest.mark.fault("C8")
-def test_a_change_to_what_is_there_already_has_found_its_row(store: MysqlStore, entry: Callable[..., Entry]) -> None:
+def test_a_change_to_what_is_there_already_has_found_its_row(
+    database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
+) -> None:
     (filed,) = store.file([entry(priority=5)])
     store.prioritise(filed.id, 5)
-    (claim,) = store.claim(EXECUTOR, 1, 60)
-    for _ in range(2):
-        assert store.renew(EXECUTOR, [claim], 60) == {claim: Wanted.GO_ON}
-        assert store.report(claim, 7, [])
-    assert store.finish(claim, Status.ERROR, reason="x", output_file="x.tar")
-    with pytest.raises(StateError):
-        store.prioritise(filed.id + 1, 5)
+    with closing(session(database)) as db:
+        change = "UPDATE {queue} SET priority = 5 WHERE id = %s"
+        assert [db.change(change, (id,)) for id in (filed.id, filed.id, filed.id + 1)] == [1, 1, 0]
 
 
 @pytest.mark.fault("C14")

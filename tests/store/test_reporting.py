@@ -95,6 +95,16 @@ def test_an_error_keeps_its_progress_and_says_why(store: Store, claim: Claim) ->
     assert row is not None and (row.status, row.progress, row.reason) == (Status.ERROR, 60, "node b: ValueError")
 
 
+@pytest.mark.parametrize("status", [Status.ERROR, Status.CANCELLED, Status.SUCCESS])
+def test_the_last_progress_is_written_with_the_end(store: Store, claim: Claim, status: Status) -> None:
+    store.report(claim, 60, [])
+    if status is Status.CANCELLED:
+        store.cancel(claim.id)
+    assert store.finish(claim, status, reason=None, output_file="x.tar", progress=75)
+    row = store.get(claim.id)
+    assert row is not None and (row.status, row.progress) == (status, 100 if status is Status.SUCCESS else 75)
+
+
 @pytest.mark.fault("C6")
 def test_an_end_is_written_once(store: Store, claim: Claim) -> None:
     assert store.finish(claim, Status.ERROR, reason="first", output_file="a.tar")
