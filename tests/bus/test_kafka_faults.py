@@ -141,9 +141,7 @@ def test_whatever_the_broker_says_each_message_is_filed_once(
 
 
 @pytest.mark.fault("B4")
-def test_a_group_that_lets_nobody_in_at_first_is_asked_again(
-    far: Site, between: BetweenKafka
-) -> None:
+def test_a_group_that_lets_nobody_in_at_first_is_asked_again(far: Site, between: BetweenKafka) -> None:
     between.wrong[between.JOIN_GROUP] = [14, 15, 16, 25, 27]
     far.send("one")
     loop = far.loop()
