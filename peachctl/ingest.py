@@ -58,6 +58,8 @@ _TOLD = 20  # problems in a reason
 _TRIES = 1000
 _RELAYED = 200
 _HUB_AGE = 10.0
+# Problems that another look at the hub may solve.
+_OF_HUB = frozenset({"unknown-service", "unknown-version", "unknown-port", "extra-connection", "extra-parameter"})
 # What is filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
@@ -178,8 +180,9 @@ class Ingest:
     """The loop over one store and one bus. `repair` once, then `step` again and again.
 
     queue_folder, workflow_temp, download_files: where scripts and the logs of refused workflows go. load_hub: finds
-    the services; called again when it is older than some seconds, and before anything is refused. free_space: bytes;
-    with less nothing is taken. most: messages of one batch. on_step: is told when a batch is done (tests wait on it).
+    the services; called again when it is older than some seconds, and once before a batch is refused for its services.
+    free_space: bytes; with less nothing is taken. most: messages of one batch. on_step: is told when a batch is done
+    (tests wait on it).
     """
 
     def __init__(
@@ -208,6 +211,7 @@ class Ingest:
         self._on_step = on_step
         self._services: dict[str, dict[int, Service]] = {}
         self._loaded = -_HUB_AGE
+        self._polled = 0.0
         self._hand: list[Message] = []
         self._owed = True
         self.paused: str | None = None
@@ -242,6 +246,7 @@ class Ingest:
             if not self._hand:
                 self._hand = self._bus.poll(timeout, self._most)
                 fail_point("ingest:polled")
+                self._polled = time.monotonic()
             if self._hand or self._owed:
                 self._handle(self._hand)
         except RefusedError:
@@ -372,8 +377,8 @@ class Ingest:
 
     def _problems(self, workflow: Workflow) -> list[Problem]:
         problems = check(workflow, self._services)
-        if problems:
-            # Perhaps the service was installed a moment ago.
+        if self._loaded < self._polled and any(problem.code in _OF_HUB for problem in problems):
+            # Perhaps the service was installed a moment ago. Looked at once for a batch: a hub may be large.
             self._reload_hub()
             problems = check(workflow, self._services)
         return problems
@@ -388,6 +393,7 @@ class Ingest:
             size=len(message.body) if message.size is None else message.size,
             body=message.body[:_BODY_KEPT],
             received=time.time(),
+            sha256=message.sha256 if message.size is not None else hashlib.sha256(message.body).hexdigest(),
         )
 
     def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed]) -> None:

@@ -439,6 +439,22 @@ def test_a_service_installed_a_moment_ago_is_found(place: Place, tmp_path: Path)
     assert [row.status for row in place.store.rows()] == [Status.QUEUED]
 
 
+def test_a_batch_of_refused_messages_looks_at_the_hub_once_and_a_cycle_never(place: Place) -> None:
+    looks: list[None] = []
+    hub = find_services(place.hub)
+    loop = make_loop(place.home, place.store, place.bus, place.hub, load_hub=lambda: looks.append(None) or hub)
+    loop.step(0)
+    for value, of_hub in ((CYCLE, False), (workflow(node("a", "Nowhere")), True)):
+        for number in range(40):
+            place.drop(value, f"{number}.json")
+        before, batches = len(looks), []
+        while sum(batches) < 40:
+            batches.append(loop.step(0.2))
+        assert len(looks) - before == (len([one for one in batches if one]) if of_hub else 0)
+        assert len(batches) < 40
+    assert len(place.store.letters()) == 80
+
+
 def renamed(hub: Hub, name: str, other: str) -> Any:
     found = hub.find(name, 1)
     assert found is not None
