@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer  # noqa: TID253 a test needs it
 from kafka.errors import KafkaError  # noqa: TID253
 
-from peachctl import app, wire
+from peachctl import app, ingest, wire
 from peachctl.announce import service_list
 from peachctl.bus import kafka as kafka_bus
 from peachctl.bus import kafka_publish
@@ -109,6 +109,28 @@ def test_what_ingest_cannot_announce_at_once_is_announced_and_the_offset_waits_f
     between.wrong[between.PRODUCE] = [FINAL["unknown"]]
     far.send("one")
     until(lambda: far.committed() == 1, loop)
+    until(lambda: not far.store.unannounced(10), loop)
+    assert {one.value for one in far.topics.records(far.topics.processed)} == {b"1"}
+
+
+@pytest.mark.fault("B9", "F3")
+def test_topics_that_the_broker_forbids_stop_nothing_and_are_not_asked_for_each_message(
+    far: Site, between: BetweenKafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forbidden = 29
+    loop = far.loop()
+    loop.step(0.1)
+    between.wrong[between.PRODUCE] = [forbidden] * 2
+    for number in range(10):
+        far.topics.send(far.topics.execute, b"bad%d" % number)
+    far.send("one")
+    until(lambda: far.committed() == 11, loop)
+    assert far.names() == ["one"] and len(far.store.letters()) == 10
+    assert between.wrong[between.PRODUCE] == []  # one try for each of the two topics
+    assert [row.id for row in far.store.unannounced(10)] == [1]
+    assert sum("does not allow this client this" in line for line in caplog.messages) == 2
+    far.buses[-1]._publisher._rests.clear()
+    monkeypatch.setattr(ingest, "_OWED_EVERY", 0.1)
     until(lambda: not far.store.unannounced(10), loop)
     assert {one.value for one in far.topics.records(far.topics.processed)} == {b"1"}
 
