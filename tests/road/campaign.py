@@ -42,6 +42,7 @@ BAG = (
 """Whom to strike and how: of twenty SIGKILLs, and the SIGTERMs beside them. A random order of it again and again."""
 
 ENVIRONMENT = {
+    "PYTHONFAULTHANDLER": "1",
     "PEACHCTL_KAFKA__SESSION_TIMEOUT": "3s",
     "PEACHCTL_SERVICES__PUBLISH_EVERY": "5s",
     "PEACHCTL_EXECUTE__DRAIN": f"{DRAIN:g}s",
@@ -191,8 +192,14 @@ class Leaving:
         try:
             code = process.wait(self._most)
         except subprocess.TimeoutExpired:
-            self.wrong.add(f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM")
-            process.kill()
+            times = os.sysconf("SC_CLK_TCK")
+            used = (
+                sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / times
+            )
+            self.wrong.add(
+                f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM, {used:.1f} s used"
+            )
+            process.send_signal(signal.SIGABRT)  # its stacks, in its file of stderr
             code = 0
             process.wait()
         if code:

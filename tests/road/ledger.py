@@ -47,6 +47,11 @@ def message(name: str, kind: str, beats: Path, seconds: float = 0.0) -> bytes:
         made = workflow(node("a", "Upper", [], "b"), node("b", "Upper", [], "a"), name=name)
     else:
         made = workflow(node("a", "Beats", [str(beats), f"{seconds:.2f}"]), node("b", "Upper", [], "a"), name=name)
+    return encode(made)
+
+
+def encode(made: dict[str, Any]) -> bytes:
+    """A workflow as `workflow` of the tests makes it, on the wire."""
     return wire.encode_workflow(wire.decode_file(json.dumps(made).encode(), "x.json", wire.Limits()))
 
 
