@@ -348,6 +348,7 @@ class Campaign:
     def _strike(self, senders: list[ledger.Sender]) -> None:
         struck = self._struck = 0
         self._terms = 0
+        quiet = flowed = 0
         bag: list[tuple[str, int]] = []
         allowed = 0
         for left in (2, 1, 0):  # until it has died as it was told, the control is not struck
@@ -367,6 +368,11 @@ class Campaign:
             time.sleep(self._chance.uniform(0, self._most_pause))
             self._look_after()
             self._hit(who, how)
+            # Some strikes while the broker is away; but most of them while messages flow.
+            quiet = quiet + 1 if senders[0].acknowledged == flowed else 0
+            if quiet >= 3:
+                ledger.within(60, lambda at=flowed: senders[0].acknowledged > at)
+            flowed = senders[0].acknowledged
             if how == signal.SIGKILL:
                 struck += 1
             else:

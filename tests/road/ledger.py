@@ -92,6 +92,7 @@ class Sender(threading.Thread):
             acks="all",
             enable_idempotence=False,
             retries=0,
+            reconnect_backoff_max_ms=500,
             request_timeout_ms=3000,
             delivery_timeout_ms=5000,
             max_block_ms=3000,
