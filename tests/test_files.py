@@ -69,6 +69,7 @@ def test_a_script_is_placed_once(tmp_path: Path) -> None:
     assert names(tmp_path) == [NAME]
 
 
+@pytest.mark.fault("D2")
 def test_a_script_torn_at_any_length_is_placed_again(tmp_path: Path) -> None:
     whole = TEXT.encode()
     for length in range(len(whole)):
@@ -165,6 +166,7 @@ def full_disk(limit: int, code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
     said = full_disk(
         1000,
@@ -176,6 +178,7 @@ def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_leaves_no_half_output(tmp_path: Path, downloads: Path) -> None:
     (tmp_path / "workflow_1").mkdir()
     (tmp_path / "workflow_1" / "noise").write_bytes(os.urandom(100_000))

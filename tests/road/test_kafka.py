@@ -236,6 +236,7 @@ def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach
     assert "in serve_ingest" in ended.stderr
 
 
+@pytest.mark.fault("D7")
 def test_sigterm_drains_and_ends_with_0(peach: Peach, topics: Topics, tmp_path: Path) -> None:
     topics.create_all()
     process = peach.start("consume", "ingest")
