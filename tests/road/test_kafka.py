@@ -57,6 +57,16 @@ def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, 
     assert topics.committed(topics.group_ingest, topics.execute) == 3
 
 
+def test_a_kill_in_the_first_start_moves_no_beginning(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    send(topics, "before")
+    peach.env["PEACHCTL_KAFKA__START"] = "latest"
+    peach("consume", "ingest", "--once", code=-signal.SIGKILL, PEACHCTL_FAILPOINT="kafka-start:begun")
+    send(topics, "after")
+    peach("consume", "ingest", "--once")
+    assert names(peach) == ["after"]
+
+
 @pytest.mark.fault("B8")
 def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: Peach) -> None:
     broker = kafka.private()
