@@ -121,7 +121,7 @@ def test_what_ingest_cannot_announce_at_once_is_announced_and_the_offset_waits_f
     [
         # not coordinator, loading, unknown member, illegal generation, rebalance in progress, unknown, timed out
         ("OFFSET_COMMIT", (16, 14, 25, 22, 27, -1, 7)),
-        ("HEARTBEAT", (16, 25, 22, 27)),
+        ("HEARTBEAT", (25, 27)),
         # offset out of range, leader not available, not leader, unknown topic, corrupt message, unknown leader epoch
         ("FETCH", (1, 5, 6, 3, 2, 75, -1)),
     ],
