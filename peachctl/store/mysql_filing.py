@@ -191,7 +191,9 @@ class Filing:
         return ids
 
     def _given(self, files: Sequence[str]) -> dict[str, int]:
-        """The ids of rows that were inserted in this order a moment ago."""
+        """The ids of rows that were inserted in this order by the last statement, or the last ones."""
+        if len(files) == 1 and self._db.last_id:
+            return {files[0]: self._db.last_id}
         if len(files) <= _MANY:
             first, last = self._db.row(
                 f"SELECT min(id), max(id) FROM {{queue}} WHERE execution_file IN ({marks(files)})", files
