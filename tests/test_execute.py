@@ -154,6 +154,7 @@ def test_a_dead_executor_that_takes_long_to_bury_holds_up_nothing(
         rig.until(lambda: rig.row(held).attempt == 2)
 
 
+@pytest.mark.fault("D4")
 def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
     peach: Peach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
