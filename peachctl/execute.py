@@ -280,7 +280,8 @@ class ExecuteLoop:
         if not self._until_claim:
             self._go_on()
         if self._runner is not None:
-            self._runner.beat()
+            # Leases count from their renewal, which may have returned late.
+            self._runner.beat(now)
         for attempt in self._attempts.values():
             want = wanted.get(attempt.claim, Wanted.GO_ON)
             if want is not Wanted.GO_ON and attempt.wanted is Wanted.GO_ON:
