@@ -50,7 +50,8 @@ class _Refusal:
 class Ends:
     """All ends that one executor has to write.
 
-    wake: called from other threads when a step is due. pause: is told why nothing goes on for now. ended: is told each
+    wake: called from other threads when a step is due. between: called between two writes to the database, each of which
+    may take its time; raises UnreachableError as they do. pause: is told why nothing goes on for now. ended: is told each
     end that was written, and whether the claim still held.
     """
 
@@ -61,6 +62,7 @@ class Ends:
         download_files: Path,
         *,
         wake: Callable[[], None],
+        between: Callable[[], None],
         pause: Callable[[str], None],
         ended: Callable[[End, bool], None],
     ) -> None:
@@ -68,6 +70,7 @@ class Ends:
         self._workflow_temp = workflow_temp
         self._download_files = download_files
         self._wake = wake
+        self._between = between
         self._pause = pause
         self._ended = ended
         self._ends: list[End] = []
@@ -130,9 +133,11 @@ class Ends:
     def write(self) -> None:
         """Writes the ends that are packed into their rows. Raises UnreachableError; they are kept then."""
         for refusal in [one for one in self._refusals if one.packed.done()]:
+            self._between()
             self._attach(refusal)
             self._refusals.remove(refusal)
         for end in [one for one in self._ends if one.packed is None]:
+            self._between()
             held = self._store.finish(
                 end.claim,
                 end.verdict.status,

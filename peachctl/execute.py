@@ -24,6 +24,7 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import threading
@@ -117,6 +118,7 @@ class ExecuteLoop:
             options.workflow_temp,
             options.download_files,
             wake=self._work_done,
+            between=self._beat,
             pause=self._pause,
             ended=self._say_ended,
         )
@@ -134,6 +136,8 @@ class ExecuteLoop:
         self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
+        self._looked_at = time.monotonic()
+        self._frozen_at = -math.inf
         self._look = True
         self._draining_until: float | None = None
         self._at_once = False
@@ -144,7 +148,7 @@ class ExecuteLoop:
         self._claim_at = 0.0
         self._closing = False
         self._until_claim = False
-        self._owed = False
+        self._returns: list[tuple[Claim, bool, str]] = []
         self._joined = False
         self._open_at = 0.0
         self.idle = False
@@ -201,7 +205,9 @@ class ExecuteLoop:
         try:
             self._ready()
             self._beat()
+            self._write_returns()
             self._sweep()
+            self._beat()
             self._claim()
         except UnreachableError as error:
             if isinstance(error, RefusedError) and not self._joined:
@@ -235,7 +241,7 @@ class ExecuteLoop:
         self._preparer.shutdown(wait=True, cancel_futures=True)
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
-        done = self._ends.close() and not self._owed
+        done = self._ends.close() and not self._returns
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -268,11 +274,15 @@ class ExecuteLoop:
             self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
 
     def _beat(self) -> None:
+        """Renews the leases and says so to the supervisor, where that is due. Called between the verbs of a step: each
+        of them may wait for a slow database, and there may be many."""
+        self._frozen()
         now = time.monotonic()
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
         claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims
+        claims += [claim for claim, _, _ in self._returns]
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         # One query of an index: a row whose event was lost waits a second at the most.
@@ -290,6 +300,14 @@ class ExecuteLoop:
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
 
+    def _frozen(self) -> bool:
+        """Whether this process stood still a while ago, longer than any verb may wait: stopped, or its host at its end."""
+        now = time.monotonic()
+        if now - self._looked_at > self._options.lease / 2:
+            self._frozen_at = now
+        self._looked_at = now
+        return now - self._frozen_at < self._options.lease
+
     def _sweep(self) -> None:
         if self._take_over.release_dead():
             self._look_again()
@@ -299,7 +317,10 @@ class ExecuteLoop:
             return
         self._next_sweep = now + self._options.sweep
         self._look_again()
-        self._take_over.sweep()
+        self._take_over.search()
+        self._beat()
+        self._take_over.release_expired()
+        self._beat()
         self._pack_refusals()
 
     def _pack_refusals(self) -> None:
@@ -453,6 +474,7 @@ class ExecuteLoop:
             due = now - attempt.written_at >= 0.2
             if not due or not (attempt.changed or attempt.percent != attempt.written_percent):
                 continue
+            self._beat()
             attempt.written_at = now
             states = attempt.take_changes()
             try:
@@ -482,7 +504,11 @@ class ExecuteLoop:
         if self._end_unwanted(attempt):
             return
         if end.silent and attempt.limit is None:
-            self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
+            # A database that was away says nothing against the workflow. A host that freezes may do so because of it,
+            # each time anew, and that must come to an end.
+            frozen = self._frozen()
+            how = "was frozen" if frozen else "could not renew its lease in time"
+            self._give_back(attempt, vanished=frozen, reason=f"its executor {how}")
             return
         self._end(attempt, end.code, end.memory)
 
@@ -524,26 +550,37 @@ class ExecuteLoop:
         self._look_again()
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
+        self._returns.append((claim, vanished, reason))
         try:
             if self._away:
                 raise UnreachableError("the database does not answer")
+            self._write_returns()
+        except UnreachableError as error:
+            # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
+            logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
+            self._away = True
+        self._observer(claim, {"event": "given back", "reason": reason})
+
+    def _write_returns(self) -> None:
+        """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""
+        while self._returns:
+            claim, vanished, reason = self._returns[0]
             self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
             fail_point("execute:given-back")
-        except UnreachableError as error:
-            # The lease runs out, or our lock is found free: somebody gives it back for us.
-            logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
-            self._away = self._owed = True
-        self._observer(claim, {"event": "given back", "reason": reason})
+            del self._returns[0]
+            if self._returns:
+                self._beat()
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)
-        self._attempts.pop(attempt.key, None)
         try:
             if not self._away:
+                self._beat()  # it may be one of many
                 self._store.report(attempt.claim, None, attempt.take_changes())
                 fail_point("execute:last-reported")
         except UnreachableError as error:
             self._unreachable(error)
+        self._attempts.pop(attempt.key, None)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
         self._look_again()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.runner import alive
+from peachctl.runner.supervised import Supervised
 from peachctl.store import Executor, Row, Store, sqlite
 from peachctl.store.sqlite_file import Clock
 from tests.conftest import Peach, node, workflow
@@ -81,6 +83,74 @@ def test_a_run_that_the_supervisor_ended_for_want_of_beats_is_given_back_and_no_
         rig.until(lambda: (id, "given back") in rig.heard)
         rig.until(lambda: rig.row(id).attempt == 2 and rig.runs(id, "s"))
         assert rig.row(id).status.word == "processing"
+
+
+def test_a_database_that_was_away_until_the_runs_were_ended_counts_against_no_workflow(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise UnreachableError("the database is away")
+
+    with opened(peach, lease=1.5, beat=0.1, max_attempts=1) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store, "renew", away)
+            rig.until(lambda: (id, "given back") in rig.heard)
+        rig.until(lambda: rig.row(id).attempt > 1 and rig.runs(id, "s"))
+
+
+def test_what_its_host_froze_with_counts_as_vanished(peach: Peach) -> None:
+    """Else a workflow that has its host swap to death would do so for ever."""
+    with opened(peach, lease=1.5, max_attempts=1) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        time.sleep(1.2)
+        rig.until(lambda: rig.row(id).status.ended)
+        assert "its executor was frozen" in (rig.row(id).reason or "")
+
+
+def test_leases_are_renewed_between_any_two_writes_of_a_step(peach: Peach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs report, or end, while the database is slow."""
+    verbs: list[str] = []
+
+    def note(name: str) -> None:
+        real = getattr(rig.store, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            verbs.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(rig.store, name, noted)
+
+    with opened(peach, slots=4, beat=0.0) as rig:
+        for name in ("renew", "report", "finish", "claim", "release_expired", "unpacked"):
+            note(name)
+        ids = filed(peach, rig.store, *[workflow(node("t", "Text", ["y"])) for _ in range(8)])
+        rig.until(lambda: all(rig.row(id).status.word == "success" for id in ids))
+        assert {"renew", "report", "finish", "claim", "release_expired", "unpacked"} == set(verbs)
+        began = verbs.index("claim")
+        assert not [pair for pair in pairwise(verbs[began:]) if "renew" not in pair]
+
+
+def test_a_beat_counts_from_before_the_renewal_however_late_that_returns(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[float] = []
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        renewals: list[float] = []
+        renew = rig.store.renew
+
+        def noted(*arguments: Any) -> Any:
+            renewals.append(time.monotonic())
+            return renew(*arguments)
+
+        monkeypatch.setattr(rig.store, "renew", noted)
+        monkeypatch.setattr(Supervised, "beat", lambda _, at: beats.append(at))
+        rig.until(lambda: beats)
+        assert beats[0] <= renewals[0]
 
 
 def test_a_run_that_died_by_itself_while_its_executor_stalled_is_a_failure(peach: Peach) -> None:
