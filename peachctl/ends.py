@@ -50,9 +50,9 @@ class _Refusal:
 class Ends:
     """All ends that one executor has to write.
 
-    wake: called from other threads when a step is due. between: called between two writes to the database, each of which
-    may take its time; raises UnreachableError as they do. pause: is told why nothing goes on for now. ended: is told each
-    end that was written, and whether the claim still held.
+    wake: called from other threads when a step is due. between: called between two writes to the database, each of
+    which may take its time; raises UnreachableError as they do. pause: is told why nothing goes on for now. ended: is
+    told each end that was written, and whether the claim still held.
     """
 
     def __init__(
@@ -82,6 +82,12 @@ class Ends:
     def busy(self) -> int:
         """Ends that are not written yet."""
         return len(self._ends) + len(self._refusals)
+
+    @property
+    def working(self) -> int:
+        """Ends that a thread has in hand."""
+        futures = [end.packed for end in self._ends] + [refusal.packed for refusal in self._refusals]
+        return sum(future is not None and not future.done() for future in futures)
 
     @property
     def claims(self) -> list[Claim]:

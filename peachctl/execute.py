@@ -49,6 +49,8 @@ from peachctl.takeover import TakeOver
 
 logger = logging.getLogger(__name__)
 
+_LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
+
 Observer = Callable[[Claim, Mapping[str, Any]], None]
 
 
@@ -160,8 +162,16 @@ class ExecuteLoop:
 
     @property
     def busy(self) -> int:
-        """Workflows that are run or packed now."""
-        return len(self._attempts) + self._ends.busy
+        """Workflows that are run or packed now. Some seconds after a drain, ends that cannot be written (the database
+        is away, the disk is full) count no more: the next executor packs and writes them."""
+        ends = self._ends.working if self._leaves else self._ends.busy
+        return len(self._attempts) + ends
+
+    @property
+    def _leaves(self) -> bool:
+        if self._draining_until is None:
+            return False
+        return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
 
     @property
     def draining(self) -> bool:
@@ -301,7 +311,7 @@ class ExecuteLoop:
                     attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
 
     def _frozen(self) -> bool:
-        """Whether this process stood still a while ago, longer than any verb may wait: stopped, or its host at its end."""
+        """Whether this process stood still a while ago (stopped, or its host at its end), longer than a verb waits."""
         now = time.monotonic()
         if now - self._looked_at > self._options.lease / 2:
             self._frozen_at = now

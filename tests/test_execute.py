@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, files, serve, takeover
+from peachctl import app, execute, files, serve, takeover
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
@@ -288,6 +288,27 @@ def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
         rig.store.cancel(cancelled)
         rig.until(lambda: rig.row(cancelled).output_file)
         assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
+
+
+def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise UnreachableError("the database is away")
+
+    def full(*_: Any) -> Any:
+        raise files.DiskFull("the disk is full")
+
+    monkeypatch.setattr(execute, "_LEAVES", 0.5)
+    for what, name, fails in ((sqlite.SqliteStore, "finish", away), (files, "pack", full)):
+        with opened(peach, drain=0.0) as rig, monkeypatch.context() as patch:
+            patch.setattr(what, name, fails)
+            [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+            rig.until(lambda: rig.loop.paused)
+            rig.loop.drain()
+            assert rig.loop.busy
+            rig.until(lambda: not rig.loop.busy)
+            assert rig.row(id).status.word == "processing"
 
 
 def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:
