@@ -1,6 +1,7 @@
 """The execute loop in this process, on a real database and with real runs, where a test must reach into its time."""
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
 import time
@@ -254,6 +255,38 @@ def test_a_script_name_with_a_nul_ends_its_row_and_nothing_else(peach: Peach) ->
         assert (rig.row(bad).status.word, rig.row(good).status.word) == ("error", "success")
         assert "is a path, not a name" in (rig.row(bad).reason or "")
         assert rig.row(bad).output_file
+
+
+def test_a_script_that_was_edited_is_refused_whatever_its_checksum_says(peach: Peach) -> None:
+    with opened(peach) as rig:
+        edited, forged, other_comment = filed(peach, rig.store, *[workflow(node("t", "Text", ["y"]))] * 3)
+        paths = {id: peach.queue / rig.row(id).execution_file for id in (edited, forged, other_comment)}
+        text = paths[edited].read_text()
+        head, body = text.split("# checksum", 1)
+        body = body.partition("\n")[2] + "print('mine')\n"
+        paths[edited].write_text(text.replace("run(graph)", "run(graph)  # mine"))
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        paths[forged].write_text(f"{head}# checksum: sha256 {digest} of the {len(body)} bytes after this line\n{body}")
+        paths[other_comment].write_text(text.replace("python3\n", "python3\rraise SystemExit(3)\n", 1))
+        rig.until(lambda: all(rig.row(id).output_file for id in paths))
+        for id in (edited, forged):
+            assert rig.row(id).status.word == "error" and "was edited" in (rig.row(id).reason or "")
+        assert rig.row(other_comment).status.word == "success"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [(None, "success"), ("", "success"), ("..", "error"), ("ä" * 200, "error")]
+)
+def test_a_row_whose_script_name_is_none_runs_from_its_rendering_or_ends_at_once(
+    peach: Peach, name: str | None, status: str
+) -> None:
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+        with contextlib.closing(sqlite3.connect(peach.database)) as database, database:
+            database.execute("UPDATE queue SET execution_file = ? WHERE id = ?", (name, id))
+        rig.until(lambda: rig.row(id).status.ended)
+        assert (rig.row(id).status.word, rig.row(id).attempt) == (status, 1)
+        assert rig.loop.paused is None
 
 
 def test_people_read_where_files_stay_and_not_where_an_attempt_had_them(peach: Peach) -> None:
