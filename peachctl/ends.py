@@ -181,7 +181,12 @@ class Ends:
         claim, attempt = end.claim, end.attempt
         if attempt is None:
             name = files.write_refusal(
-                self._workflow_temp, self._download_files, claim.id, claim.attempt, end.verdict.reason or ""
+                self._workflow_temp,
+                self._download_files,
+                claim.id,
+                claim.attempt,
+                end.verdict.reason or "",
+                claim.row.execution_file,
             )
             fail_point("execute:failure-packed")
             return name
@@ -208,7 +213,9 @@ class Ends:
     def _write_refusal(self, row: Row) -> str:
         """In a thread."""
         reason = row.reason or "no reason is known"
-        name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
+        name = files.write_refusal(
+            self._workflow_temp, self._download_files, row.id, row.attempt, reason, row.execution_file
+        )
         fail_point("execute:refusal-packed")
         return name
 

@@ -22,7 +22,7 @@ def prepare(claim: Claim, queue: Path, workflow_temp: Path, *, edited: bool) -> 
     is at fault, any other PeachError for what the row is.
     """
     text = text_to_run(claim, queue, edited=edited)
-    folder = files.prepare_attempt(workflow_temp, claim.id, claim.attempt, claim.resumed)
+    folder = files.prepare_attempt(workflow_temp, claim.id, claim.attempt, claim.resumed, claim.row.execution_file)
     fail_point("execute:prepared")
     files.write(folder.script, text)
     fail_point("execute:written")
