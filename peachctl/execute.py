@@ -133,7 +133,8 @@ class ExecuteLoop:
         self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
         # For our own threads: that they are done says nothing of the queue.
         self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._done_lock = threading.Lock()
+        # Reentrant: a signal's handler pokes while its thread does.
+        self._wake_lock = threading.RLock()
         self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
         self._away = False
         self._next_sweep = 0.0
@@ -187,8 +188,9 @@ class ExecuteLoop:
 
     def poke(self) -> None:
         """Says that there may be work; safe from signal handlers and other threads."""
-        with contextlib.suppress(OSError):  # closed: a signal came late
-            os.eventfd_write(self.wake, 1)
+        with self._wake_lock:
+            if self.wake >= 0:  # else a signal came late
+                os.eventfd_write(self.wake, 1)
 
     def drain(self, *, at_once: bool = False) -> None:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
@@ -260,10 +262,11 @@ class ExecuteLoop:
                 logger.warning("could not sign off: %s", error.message)
                 done = False
         self._selector.close()
-        os.close(self.wake)
-        with self._done_lock:
-            os.close(self._done)
-            self._done = -1
+        with self._wake_lock:
+            # Numbers are given out again: nobody may write to them any more.
+            wake, done, self.wake, self._done = self.wake, self._done, -1, -1
+            os.close(wake)
+            os.close(done)
         return done
 
     # The steps
@@ -458,7 +461,7 @@ class ExecuteLoop:
 
     def _work_done(self) -> None:
         """A thread of ours has done its work; `step` sees to it."""
-        with self._done_lock:
+        with self._wake_lock:
             if self._done >= 0:
                 os.eventfd_write(self._done, 1)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -342,6 +343,20 @@ def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
             assert rig.loop.busy
             rig.until(lambda: not rig.loop.busy)
             assert rig.row(id).status.word == "processing"
+
+
+def test_a_late_signal_writes_to_nothing_that_was_opened_since(peach: Peach) -> None:
+    with opened(peach) as rig:
+        number = rig.loop.wake
+    others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(20)]
+    try:
+        assert number in others
+        rig.loop.poke()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(number)
+    finally:
+        for other in others:
+            os.close(other)
 
 
 def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:
