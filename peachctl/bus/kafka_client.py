@@ -10,8 +10,10 @@ Imported late: kafka costs more than all of the command line.
 """
 
 import logging
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -52,8 +54,10 @@ CALL = 10_000
 """Milliseconds that one call of a client may take."""
 
 _GREETING = 5.0
+_MOMENT = 0.3  # of silence, after which another server is asked as well
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
+_answered: dict[tuple[str, ...], str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,14 @@ class Settings:
         return ", ".join(self.servers)
 
     def options(self) -> dict[str, Any]:
-        """What all three clients take. Holds the password: not for any message."""
+        """What all three clients take. Holds the password: not for any message.
+
+        Of the servers the one that answered `reach` alone: kafka-python begins with any of them, and gives up where
+        that one is silent. It hears of the others there.
+        """
+        answered = _answered.get(self.servers)
         return {
-            "bootstrap_servers": list(self.servers),
+            "bootstrap_servers": list(self.servers) if answered is None else [answered],
             "client_id": _CLIENT,
             "security_protocol": self.protocol,
             "ssl_context": self.context,
@@ -151,22 +160,59 @@ def _calm() -> None:
 def reach(to: Settings, patience: float = PATIENCE) -> None:
     """Returns as soon as one of the servers has greeted us. Raises RefusedError at once where one does not accept who
     we are (or we not it), ConfigError for a SASL mechanism that it does not have, UnreachableError after `patience`
-    seconds without an answer."""
+    seconds without an answer.
+
+    The one that answered last time is asked first, and the next one as soon as it failed or was silent for a moment:
+    a server that lets packets vanish does not hide the ones that live.
+    """
     end = time.monotonic() + patience
     while True:
-        failures = []
-        for server in to.servers:
-            host, _, port = server.rpartition(":")
-            try:
-                _greet(to, host.strip("[]"), int(port), min(_GREETING, max(0.1, end - time.monotonic())))
-                return
-            except (OSError, KafkaError) as error:
-                failures.append(f"{server}: {_reason(error)}")
+        failures = _ask_all(to, min(_GREETING, max(0.1, end - time.monotonic())))
+        if not failures:
+            return
         if time.monotonic() + 0.5 > end:
             raise UnreachableError(
                 f"Kafka cannot be reached: {'; '.join(failures)}", "see that it runs, and kafka.bootstrap_servers"
             )
         time.sleep(0.5)
+
+
+def _ask_all(to: Settings, patience: float) -> list[str]:
+    """What is the matter with each server; nothing where one has greeted us."""
+    end = time.monotonic() + patience
+    moment = min(_MOMENT, patience / (2 * len(to.servers)))
+    answers: queue.SimpleQueue[tuple[str, Exception | None]] = queue.SimpleQueue()
+    waiting = sorted(to.servers, key=lambda server: server != _answered.get(to.servers))
+    failures = dict.fromkeys(to.servers, "no answer")
+    heard = 0
+    while heard < len(to.servers) and (left := end - time.monotonic()) > 0:
+        if waiting:
+            server = waiting.pop(0)
+            threading.Thread(target=_ask, args=(to, server, left, answers), name="greeting", daemon=True).start()
+        try:
+            server, error = answers.get(timeout=min(moment, left) if waiting else left)
+        except queue.Empty:
+            continue
+        heard += 1
+        if error is None:
+            _answered[to.servers] = server
+            return []
+        if not isinstance(error, OSError | KafkaError):
+            raise error
+        failures[server] = _reason(error)
+    return [f"{server}: {why}" for server, why in failures.items()]
+
+
+def _ask(
+    to: Settings, server: str, patience: float, answers: "queue.SimpleQueue[tuple[str, Exception | None]]"
+) -> None:
+    host, _, port = server.rpartition(":")
+    try:
+        _greet(to, host.strip("[]"), int(port), patience)
+    except Exception as error:  # noqa: BLE001 - who waits for it raises it
+        answers.put((server, error))
+    else:
+        answers.put((server, None))
 
 
 def _greet(to: Settings, host: str, port: int, timeout: float) -> None:

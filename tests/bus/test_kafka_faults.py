@@ -1,5 +1,7 @@
 """A real broker that answers with errors, or not at all: what stands between makes it so (tests/servers/between)."""
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from peachctl import app, wire
 from peachctl.announce import service_list
 from peachctl.bus import kafka as kafka_bus
 from peachctl.bus import kafka_publish
-from peachctl.bus.kafka_client import Settings
+from peachctl.bus.kafka_client import Settings, reach
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_send import KafkaSender
 from peachctl.errors import PeachError, UnreachableError
@@ -196,6 +198,45 @@ def test_who_sends_into_the_void_is_told_so(
     servers.until(lambda: set(threading.enumerate()) <= before, 10, "threads of a producer did not end")
     sender.close()
     publisher.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a host that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.fault("B12", "B8")
+@pytest.mark.parametrize("patience", [0.4, 1.0])
+def test_a_server_that_does_not_answer_hides_none_that_lives(topics: Topics, silent: str, patience: float) -> None:
+    to = Settings((silent, "127.0.0.1:1", topics.broker.address()), "PLAINTEXT")
+    for _ in range(2):
+        reach(to, patience)
+    began = time.monotonic()
+    reach(to, patience)
+    assert time.monotonic() - began < 0.2  # the one that answered last time is asked first
+    with pytest.raises(UnreachableError, match=f"{silent}: no answer; 127.0.0.1:1: Connection refused"):
+        reach(Settings((silent, "127.0.0.1:1"), "PLAINTEXT"), patience)
+
+
+def test_ingest_works_while_the_first_of_its_servers_does_not_answer(
+    tmp_path: Path, hub: Path, topics: Topics, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_bus, "_LOOK", 0.1)
+    topics.create(topics.execute, topics.processed, topics.dead)
+    site = Site(tmp_path, hub, topics)
+    servers = json.dumps([silent, topics.broker.address()])
+    site.variables["PEACHCTL_KAFKA__BOOTSTRAP_SERVERS"] = servers
+    loop = site.loop()
+    site.send("one")
+    until(lambda: site.committed() == 1, loop)
+    for _ in range(5):
+        loop.step(0.1)
+        assert loop.paused is None
+    assert [one.value for one in topics.records(topics.processed)] == [b"1"]
+    site.buses[0].close()
+    site.store.close()
 
 
 # The service list
