@@ -22,7 +22,6 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 `ends`.
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -264,9 +263,9 @@ class ExecuteLoop:
         self._selector.close()
         with self._wake_lock:
             # Numbers are given out again: nobody may write to them any more.
-            wake, done, self.wake, self._done = self.wake, self._done, -1, -1
-            os.close(wake)
-            os.close(done)
+            closed, self.wake, self._done = (self.wake, self._done), -1, -1
+            for number in closed:
+                os.close(number)
         return done
 
     # The steps
