@@ -9,6 +9,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
+from kafka.errors import RetriableError  # noqa: TID253
 
 from peachctl.bus import kafka_start
 from peachctl.bus.kafka_client import patiently
@@ -80,7 +81,10 @@ class Topics:
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int | None:
         # A broker that has just started chooses its coordinators when the first one asks.
-        found = patiently(lambda: self.admin.list_group_offsets({group: None}).get(group, {}))
+        try:
+            found = patiently(lambda: self.admin.list_group_offsets({group: None}).get(group, {}))
+        except RetriableError:
+            return None
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)
 

@@ -6,18 +6,15 @@ one that is too large. After an error that is final its producer answers every l
 thrown away and the next message gets another.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError  # noqa: TID253 imported late
 
 from peachctl.bus import MessageTooLarge
-from peachctl.bus.kafka_client import Settings, open_producer, reach, translated
+from peachctl.bus.kafka_client import Settings, close_producer, open_producer, reach, translated
 from peachctl.errors import PeachError
 from peachctl.store import Origin
-
-logger = logging.getLogger(__name__)
 
 _REPLY = 35.0  # seconds; the producer's own time-outs are shorter
 
@@ -59,9 +56,5 @@ class KafkaSender:
     def close(self) -> None:
         """Never raises, and waits some seconds at most."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            producer.close(timeout=2.0)
-        except KafkaError as error:
-            logger.debug("closing a producer: %s", error)
+        if producer is not None:
+            close_producer(producer, 2.0)

@@ -1,6 +1,7 @@
 """`consume ingest` over Kafka as a real process: kills, brokers that go and come, who may connect, how it ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,16 @@ def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, 
     assert topics.committed(topics.group_ingest, topics.execute) == 3
 
 
+def test_a_kill_in_the_first_start_moves_no_beginning(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    send(topics, "before")
+    peach.env["PEACHCTL_KAFKA__START"] = "latest"
+    peach("consume", "ingest", "--once", code=-signal.SIGKILL, PEACHCTL_FAILPOINT="kafka-start:begun")
+    send(topics, "after")
+    peach("consume", "ingest", "--once")
+    assert names(peach) == ["after"]
+
+
 @pytest.mark.fault("B8")
 def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: Peach) -> None:
     broker = kafka.private()
@@ -81,6 +92,28 @@ def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: 
             group = again.admin.list_group_offsets({topics.group_ingest: None})[topics.group_ingest]
             assert [kept.offset for kept in group.values()] == [3]
     finally:
+        broker.stop()
+
+
+def test_sigterm_is_heard_in_time_while_the_broker_hangs(peach: Peach) -> None:
+    """It has rows whose events and offsets the broker does not take: they come again."""
+    broker = kafka.private()
+    try:
+        with on(broker) as topics:
+            prepared(peach, topics)
+            topics.create_all()
+            many = [f"m{number:03}" for number in range(150)]
+            send(topics, *many)
+            process = peach.start("consume", "ingest")
+            peach.until(lambda: names(peach), 60)
+            os.kill(broker.pid, signal.SIGSTOP)
+            process.terminate()
+            assert process.wait(15) == 0
+            os.kill(broker.pid, signal.SIGCONT)
+            peach("consume", "ingest", "--once")
+            assert names(peach) == many
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
         broker.stop()
 
 
@@ -236,6 +269,7 @@ def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach
     assert "in serve_ingest" in ended.stderr
 
 
+@pytest.mark.fault("D7")
 def test_sigterm_drains_and_ends_with_0(peach: Peach, topics: Topics, tmp_path: Path) -> None:
     topics.create_all()
     process = peach.start("consume", "ingest")
