@@ -276,6 +276,7 @@ def test_a_killed_main_process_takes_all_of_its_run_along_and_no_other(rig: Rig,
 
 def test_processes_that_flee_are_ended(rig: Rig, marker: str) -> None:
     run = rig.start(
+        "grown, growing = os.pipe()\n"
         "def flee():\n"  # a child goes on in its place, each time in another session
         "    while True:\n"
         "        if os.fork() != 0: os._exit(0)\n"
@@ -284,11 +285,15 @@ def test_processes_that_flee_are_ended(rig: Rig, marker: str) -> None:
         "    for _ in range(2):\n"
         "        if depth and os.fork() == 0:\n"
         "            os.setsid()\n"
+        "            os.write(growing, b'.')\n"
         "            grow(depth - 1)\n"
         "            time.sleep(60)\n"
         "for work in (flee, flee, lambda: grow(4)):\n"
         "    if os.fork() == 0: work()\n"
-        f"stray({marker!r}); time.sleep(0.3); report(ready=1); time.sleep(60)"
+        f"stray({marker!r})\n"
+        "seen = 0\n"
+        "while seen < 30: seen += len(os.read(grown, 30))\n"
+        "report(ready=1); time.sleep(60)"
     )
     rig.event(run)
     run.end(0)

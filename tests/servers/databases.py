@@ -77,8 +77,8 @@ def start(kind: str, home: Path, *settings: str, port: int = 0, durable: bool = 
         *settings,
     )
     with log.open("ab") as out:
-        # A session of its own: Ctrl-C is for the tests, which stop it.
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        # A group of its own: Ctrl-C is for the tests, which stop it. Not a session (see kafka.py).
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0)
     end = time.monotonic() + _PATIENCE
     while True:
         try:

@@ -52,14 +52,15 @@ class Broker:
     def start(self) -> None:
         """Starts it and waits until it accepts. After a SIGKILL that takes as long as its old session (`session`)."""
         log = (self.home / "broker.log").open("ab")
-        # A session of its own: Ctrl-C of the suite must not end it before its clients.
+        # A group of its own: Ctrl-C of the suite must not end it before its clients. Not a session of its own: the
+        # tests of the runner end what lives below them in other sessions, as an executor does.
         process = subprocess.Popen(
             self._java("kafka.Kafka", "server.properties"),
             cwd=self.home,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
+            process_group=0,
         )
         log.close()
         self.pid = process.pid
