@@ -22,7 +22,6 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 `ends`.
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -529,12 +528,14 @@ class ExecuteLoop:
         """Ends an attempt whose run is over, or was not started, where it is not wanted any more; whether it was so."""
         if attempt.wanted in (Wanted.DELETED, Wanted.LOST):
             self._attempts.pop(attempt.key)
-            if attempt.wanted is Wanted.DELETED:
-                self._ends.remove(attempt.claim.id)
             self._observer(
                 attempt.claim,
                 {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""},
             )
+            if attempt.wanted is Wanted.DELETED:
+                self._ends.remove(attempt.claim.id)
+                # Nobody else closes the run before its lease is out, and with an open one we cannot sign off.
+                self._return(attempt.claim, vanished=False, reason="it was deleted")
         elif attempt.wanted is Wanted.CANCELLED:
             self._end(attempt, 0, 0)
         elif attempt.drained and not attempt.heard_end:
@@ -563,6 +564,10 @@ class ExecuteLoop:
         self._look_again()
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
+        self._return(claim, vanished=vanished, reason=reason)
+        self._observer(claim, {"event": "given back", "reason": reason})
+
+    def _return(self, claim: Claim, *, vanished: bool, reason: str) -> None:
         self._returns.append((claim, vanished, reason))
         try:
             if self._away:
@@ -572,7 +577,6 @@ class ExecuteLoop:
             # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
             self._away = True
-        self._observer(claim, {"event": "given back", "reason": reason})
 
     def _write_returns(self) -> None:
         """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""
