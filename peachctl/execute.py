@@ -10,13 +10,14 @@ The protocol (the database is authoritative, events only wake):
   The next attempt goes on from the nodes that are done. After `max_attempts` such ends the row ends in error.
 - The supervisor died: its runs are gone; their rows are given back as for a dead executor.
 - The database is away: runs go on until the supervisor has heard no beat for too long. Ends that could not be
-  written are kept and written when it is back.
-- SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted.
-
+  written are kept and written when it is back, and so is what had to be given back; it is not counted.
+- SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted. Ends that
+  cannot be written some seconds later are left to the next executor.
 - The machine slept, or this process did: nobody's lease is called expired before all who slept with us could renew.
 
-The loop's thread alone talks to the database and to the supervisor, and waits for nothing else: what may take long
-(folders, outputs, a look at dead executors) is done in threads, so that renewals and beats go on meanwhile.
+The loop's thread alone talks to the database and to the supervisor, and waits for nothing but these and a look at the
+disk's free space: what may take long (folders, outputs, a look at dead executors) is done in threads, so that renewals
+and beats go on meanwhile.
 
 Order of an end: node states, publish the folder (rename), pack (temporary name, rename), one UPDATE of the row; see
 `ends`.
@@ -263,9 +264,9 @@ class ExecuteLoop:
         self._selector.close()
         with self._wake_lock:
             # Numbers are given out again: nobody may write to them any more.
-            wake, done, self.wake, self._done = self.wake, self._done, -1, -1
-            os.close(wake)
-            os.close(done)
+            numbers, self.wake, self._done = (self.wake, self._done), -1, -1
+            for number in numbers:
+                os.close(number)
         return done
 
     # The steps
