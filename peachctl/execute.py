@@ -253,6 +253,10 @@ class ExecuteLoop:
         self._preparer.shutdown(wait=True, cancel_futures=True)
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
+        try:
+            self._write_returns()
+        except UnreachableError:
+            pass  # it was said
         done = self._ends.close() and not self._returns
         if self._joined and done:
             try:
@@ -521,6 +525,7 @@ class ExecuteLoop:
             # each time anew, and that must come to an end.
             frozen = self._frozen()
             how = "was frozen" if frozen else "could not renew its lease in time"
+            self._next_beat = 0.0  # before the next claim
             self._give_back(attempt, vanished=frozen, reason=f"its executor {how}")
             return
         self._end(attempt, end.code, end.memory)
