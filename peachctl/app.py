@@ -460,9 +460,11 @@ def run_file(
     entry = entry_of(config, file, hub=hub)
     chosen = "sync" if debug else scheduler
     entry = replace(entry, hub=str(hub or config.folders.hub), scheduler=chosen or config.execute.scheduler)
-    store = open_store(config, executes=True)
     opts = options(config, slots=1, scheduler=entry.scheduler, debug=debug)
-    with execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor):
+    with (
+        closing(open_store(config, executes=True)) as store,
+        execute_loop(config, store, opts, observer=observer, alone=True, terminal=debug) as (loop, executor),
+    ):
         asked: list[int] = []
 
         def stop(signum: int, _frame: object) -> None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,17 @@ class Ends:
 
     def remove(self, id: int) -> None:
         """Removes the folders of a workflow that was deleted."""
-        self._packer.submit(self._remove, id)
+        if not self._closing:
+            self._packer.submit(self._remove, id)
+
+    def _clear(self, end: End) -> None:
+        """What was packed for a row that was deleted, or is somebody else's by now, is nobody's."""
+        row = self._store.get(end.claim.id)
+        if end.output_file and (row is None or row.output_file != end.output_file):
+            with suppress(OSError):
+                (self._download_files / end.output_file).unlink()
+        if row is None:
+            self.remove(end.claim.id)
 
     def collect(self) -> None:
         """Takes in what the threads have done; never waits."""
@@ -153,6 +164,8 @@ class Ends:
                 progress=None if end.attempt is None else end.attempt.percent,
             )
             fail_point("execute:finished")
+            if not held:
+                self._clear(end)
             self._ends.remove(end)
             self._ended(end, held)
 

@@ -10,13 +10,14 @@ The protocol (the database is authoritative, events only wake):
   The next attempt goes on from the nodes that are done. After `max_attempts` such ends the row ends in error.
 - The supervisor died: its runs are gone; their rows are given back as for a dead executor.
 - The database is away: runs go on until the supervisor has heard no beat for too long. Ends that could not be
-  written are kept and written when it is back.
-- SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted.
-
+  written are kept and written when it is back, and so is what had to be given back; it is not counted.
+- SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted. Ends that
+  cannot be written some seconds later are left to the next executor.
 - The machine slept, or this process did: nobody's lease is called expired before all who slept with us could renew.
 
-The loop's thread alone talks to the database and to the supervisor, and waits for nothing else: what may take long
-(folders, outputs, a look at dead executors) is done in threads, so that renewals and beats go on meanwhile.
+The loop's thread alone talks to the database and to the supervisor, and waits for nothing but these and a look at the
+disk's free space: what may take long (folders, outputs, a look at dead executors) is done in threads, so that renewals
+and beats go on meanwhile.
 
 Order of an end: node states, publish the folder (rename), pack (temporary name, rename), one UPDATE of the row; see
 `ends`.
@@ -252,6 +253,10 @@ class ExecuteLoop:
         self._preparer.shutdown(wait=True, cancel_futures=True)
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
+        try:
+            self._write_returns()
+        except UnreachableError:
+            pass  # it was said
         done = self._ends.close() and not self._returns
         if self._joined and done:
             try:
@@ -521,6 +526,7 @@ class ExecuteLoop:
             # each time anew, and that must come to an end.
             frozen = self._frozen()
             how = "was frozen" if frozen else "could not renew its lease in time"
+            self._next_beat = 0.0  # before the next claim
             self._give_back(attempt, vanished=frozen, reason=f"its executor {how}")
             return
         self._end(attempt, end.code, end.memory)
@@ -529,12 +535,14 @@ class ExecuteLoop:
         """Ends an attempt whose run is over, or was not started, where it is not wanted any more; whether it was so."""
         if attempt.wanted in (Wanted.DELETED, Wanted.LOST):
             self._attempts.pop(attempt.key)
-            if attempt.wanted is Wanted.DELETED:
-                self._ends.remove(attempt.claim.id)
             self._observer(
                 attempt.claim,
                 {"event": "ended", "status": "cancelled", "reason": attempt.wanted.value, "output_file": ""},
             )
+            if attempt.wanted is Wanted.DELETED:
+                self._ends.remove(attempt.claim.id)
+                # Nobody else closes the run before its lease is out, and with an open one we cannot sign off.
+                self._return(attempt.claim, vanished=False, reason="it was deleted")
         elif attempt.wanted is Wanted.CANCELLED:
             self._end(attempt, 0, 0)
         elif attempt.drained and not attempt.succeeded:
@@ -564,6 +572,10 @@ class ExecuteLoop:
         self._look_again()
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
+        self._return(claim, vanished=vanished, reason=reason)
+        self._observer(claim, {"event": "given back", "reason": reason})
+
+    def _return(self, claim: Claim, *, vanished: bool, reason: str) -> None:
         self._returns.append((claim, vanished, reason))
         try:
             if self._away:
@@ -573,7 +585,6 @@ class ExecuteLoop:
             # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
             self._away = True
-        self._observer(claim, {"event": "given back", "reason": reason})
 
     def _write_returns(self) -> None:
         """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""

@@ -204,6 +204,36 @@ def leases(peach: Peach) -> list[float]:
         return [until for (until,) in database.execute("SELECT lease_until FROM peach_runs WHERE ended IS NULL")]
 
 
+def delete(peach: Peach, id: int) -> None:
+    """As clients do."""
+    with contextlib.closing(sqlite3.connect(peach.database)) as database, database:
+        database.execute("DELETE FROM queue WHERE id = ?", (id,))
+
+
+def test_nothing_stays_of_a_row_that_is_deleted_while_it_is_packed(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = stall(monkeypatch, "pack")
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+        rig.until(began.is_set)
+        delete(peach, id)
+        go_on.set()
+        rig.until(lambda: not rig.loop.busy)
+    assert list((peach.data / "downloads" / "files").iterdir()) == []
+    assert list((peach.data / "workflow_temp").iterdir()) == []
+
+
+def test_an_executor_whose_running_row_was_deleted_signs_off_as_any_other(peach: Peach) -> None:
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        delete(peach, id)
+        rig.until(lambda: not rig.loop.busy)
+    with contextlib.closing(app.open_store(load(environ=peach.environment()))) as store:
+        assert store.executors() == []
+
+
 def test_a_dead_executor_that_takes_long_to_bury_holds_up_nothing(
     peach: Peach, monkeypatch: pytest.MonkeyPatch
 ) -> None:

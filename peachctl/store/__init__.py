@@ -1,4 +1,4 @@
-"""The port of the database: its values and its verbs. Adapters: `sqlite` (and, later, `mysql`).
+"""The port of the database: its values and its verbs. Adapters: `sqlite` and `mysql`.
 
 Every verb is one transaction: it happens whole or not at all. Driver errors do not pass: a database that cannot be
 reached (or stays locked beyond the time-out) raises UnreachableError, one that needs `init-db` raises ConfigError.

@@ -3,10 +3,10 @@
 Leases end by the server's clock, in UTC: the clocks of the hosts that hold them do not matter. What people read
 (sending_date, finished_date) is this host's local time.
 
-Nothing here waits for a claim, and a claim waits for nothing (mysql_claim). Every verb may be begun again without harm
-when the reply to its COMMIT is lost (mysql_connection); `finish` and `claim` go further, for their callers try again
-after an UnreachableError: what was finished by the call that failed counts as finished, and what was claimed by it is
-given out by the next one.
+Nothing here but `hold` waits for a claim, and a claim waits for nothing but `hold` and, with `per_user`, other claims
+(mysql_claim). Every verb may be begun again without harm when the reply to its COMMIT is lost (mysql_connection);
+`finish` and `claim` go further, for their callers try again after an UnreachableError: what was finished by the call
+that failed counts as finished, and what was claimed by it is given out by the next one.
 """
 
 # ruff: noqa: S608 - the pieces that are put together here are constants of this module; values are bound
