@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 _AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
+INGEST_ENDS = 10.0
+"""Seconds that ingest has for the batch in its hand when it is told to end: a broker that hangs would hold it up."""
 
 
 ONCE_PATIENCE = 30.0
@@ -49,12 +52,13 @@ class Stop:
 
     At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
     and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
-    and the next executor takes it up.
+    and the next executor takes it up. most: seconds after which the first signal does the same.
     """
 
     asked: int = 0
     interrupted: bool = False
     loop: ExecuteLoop | None = None
+    most: float | None = None
 
     def install(self) -> None:
         for number in _ASKING:
@@ -73,12 +77,14 @@ class Stop:
     def _see_to_it(self, signals: int) -> None:
         """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
         heard: list[int] = []
-        while len(heard) < 2:
+        while len(heard) < 2 and select.select([signals], [], [], self.most if heard else None)[0]:
             heard += [number for number in os.read(signals, 64) if number in _ASKING]
         if self.loop is not None:
             self.loop.drain(at_once=True)
-        time.sleep(_AT_ONCE)
-        logger.warning("ended without waiting any longer; the next executor takes up what ran")
+        if len(heard) > 1:
+            time.sleep(_AT_ONCE)
+        what = "what it had in hand comes again" if self.loop is None else "the next executor takes up what ran"
+        logger.warning("ended without waiting any longer; %s", what)
         os._exit(Exit.INTERRUPTED if signal.SIGINT in heard else Exit.DONE)
 
     def _hear(self, number: int, _frame: object) -> None:

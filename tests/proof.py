@@ -2,14 +2,19 @@
 
     make proof
     make proof ARGS="kills --count 200 --seed 7"
+    make proof ARGS="campaign --kills 1000 --messages 20000 --seed 7"
     make proof ARGS="fuzz --count 5000000"
 
 kills: workflows are submitted, and SIGKILL hits an executor or its warm parent at random moments until all have
-ended; then nothing may be lost, run twice at once, or left alive. fuzz: mutated messages against the Avro reference.
+ended; then nothing may be lost, run twice at once, or left alive. campaign: the same over Kafka and MariaDB, which are
+killed as well, with a ledger outside and the order of 2017 as a control that must fail. drain: SIGTERM to executors
+while messages flow. memory: what both consumers hold after so many messages. fuzz: mutated messages against the Avro
+reference.
 """
 
 import argparse
 import contextlib
+import logging
 import os
 import platform
 import random
@@ -24,6 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.conftest import Peach
 
 TOP = Path(__file__).parent.parent
@@ -124,6 +131,94 @@ def hit(peach: "Peach", chance: random.Random) -> int:
     return int(struck)
 
 
+@contextlib.contextmanager
+def _peach() -> "Iterator[Peach]":
+    """`peachctl` with the hub of the tests, in folders that are gone afterwards, and a session of servers."""
+    from tests import servers
+    from tests.conftest import Peach, make_hub
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # of ours; it tells each refused connection
+    with servers.session(), tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        home.mkdir()
+        peach = Peach(home, make_hub(Path(folder) / "hub"))
+        try:
+            yield peach
+        finally:
+            for process in peach.running:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+def campaign(arguments: argparse.Namespace) -> int:
+    """Kills all that an installation on Kafka and MariaDB is made of, and judges it beside a control."""
+    from tests.road.campaign import Campaign
+
+    with _peach() as peach:
+        outcome = Campaign(
+            peach,
+            kills=arguments.kills,
+            messages=arguments.messages,
+            seed=arguments.seed,
+            kind=arguments.database,
+            patience=600,
+            say=lambda text: print(text, flush=True),
+        ).run()
+    print(outcome)
+    mistakes = outcome.verdict.mistakes()
+    if not outcome.control.lost or not outcome.control.without_event:
+        mistakes["the control passed"] = [str(outcome.control.mistakes())]
+    for name, what in mistakes.items():
+        print(f"{name}: {what}", file=sys.stderr)
+    if not mistakes:
+        note(
+            "campaign" if arguments.database == "mariadb" else f"campaign, {arguments.database}",
+            str(outcome),
+            arguments.seed,
+        )
+    return int(bool(mistakes))
+
+
+def drain(arguments: argparse.Namespace) -> int:
+    """SIGTERM to executors at random moments: each must exit 0 in time, and nothing be lost or run twice."""
+    from tests.road.campaign import DRAIN, Drains, installation
+    from tests.servers import databases, kafka
+
+    with _peach() as peach, databases.database("mariadb") as name:
+        begun = time.monotonic()
+        with installation(peach, kafka.shared(), databases.server("mariadb"), name) as place:
+            drains = Drains(place, random.Random(arguments.seed))
+            sent = drains.run(ends=arguments.count, messages=5 * arguments.count, patience=600)
+            verdict = place.judge(sent)
+            rows = len(place.rows())
+    verdict.exits = drains.leaving.wrong
+    for what, found in verdict.mistakes().items():
+        print(f"{what}: {found}", file=sys.stderr)
+    if not verdict.mistakes():
+        figures = (
+            f"{arguments.count} SIGTERMs of executors (drain {DRAIN:g} s), {rows} rows: all exit 0, the slowest after"
+            f" {drains.leaving.longest:.1f} s, 0 lost, 0 doubled, {time.monotonic() - begun:.0f} s"
+        )
+        note("drain", figures, arguments.seed)
+    return int(bool(verdict.mistakes()))
+
+
+def memory(arguments: argparse.Namespace) -> int:
+    """PSS of both consumers against the messages that they have handled."""
+    from tests.road import memory
+
+    with _peach() as peach:
+        found = memory.measure(
+            peach, arguments.messages, arguments.runs or arguments.messages, lambda text: print(text, flush=True)
+        )
+    for what in found.mistakes():
+        print(what, file=sys.stderr)
+    if not found.mistakes():
+        note("memory", str(found), arguments.seed)
+    return int(bool(found.mistakes()))
+
+
 def fuzz(arguments: argparse.Namespace) -> int:
     """The program of benchmarks/ does it; here its figures are kept."""
     program = TOP / "benchmarks" / "fuzz_wire.py"
@@ -140,17 +235,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog='make proof ARGS="..."', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    campaigns = parser.add_subparsers(metavar="kills|fuzz")
-    known = (("kills", kills, 100), ("fuzz", fuzz, 5_000_000))
-    for name, campaign, count in known:
-        one = campaigns.add_parser(name, help=campaign.__doc__)
-        one.add_argument("--count", type=int, default=count, help=f"how many (default {count})")
+    known = {"kills": kills, "campaign": campaign, "drain": drain, "memory": memory, "fuzz": fuzz}
+    counts = {"kills": 100, "drain": 200, "fuzz": 5_000_000}
+    campaigns = parser.add_subparsers(metavar="|".join(known))
+    for name, work in known.items():
+        one = campaigns.add_parser(name, help=work.__doc__)
+        if name in counts:
+            one.add_argument("--count", type=int, default=counts[name], help=f"how many (default {counts[name]})")
+        if name == "campaign":
+            one.add_argument("--kills", type=int, default=1000, help="SIGKILLs (default 1000)")
+            one.add_argument("--messages", type=int, default=20_000, help="in all (default 20000)")
+            one.add_argument("--database", choices=("mariadb", "mysql"), default="mariadb")
+        if name == "memory":
+            one.add_argument("--messages", type=int, default=50_000, help="that ingest takes (default 50000)")
+            one.add_argument("--runs", type=int, default=0, help="of them that execute runs (default: all)")
         one.add_argument("--seed", type=int, default=int(time.time()), help="of the random numbers (default: the time)")
-        one.set_defaults(campaign=campaign)
+        one.set_defaults(work=work)
     arguments = parser.parse_args()
-    if hasattr(arguments, "campaign"):
-        return int(arguments.campaign(arguments))
-    return max(campaign(parser.parse_args([name])) for name, campaign, _ in known)
+    if hasattr(arguments, "work"):
+        return int(arguments.work(arguments))
+    return max(work(parser.parse_args([name])) for name, work in known.items())
 
 
 if __name__ == "__main__":

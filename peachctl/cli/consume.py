@@ -30,9 +30,10 @@ def register(app: typer.Typer) -> None:
 def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     """Files workflows that arrive, writes their scripts and announces them."""
     from peachctl import app
-    from peachctl.serve import serve_ingest
+    from peachctl.serve import INGEST_ENDS, serve_ingest
 
     config, stop = _begin(log_format)
+    stop.most = INGEST_ENDS
     with _ending(stop), app.serving_ingest(config, stop, once=once) as (loop, store):
         source = config.kafka.topic_execute if app.on_kafka(config) else config.folders.inbox
         screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")

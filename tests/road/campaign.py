@@ -42,6 +42,7 @@ BAG = (
 """Whom to strike and how: of twenty SIGKILLs, and the SIGTERMs beside them. A random order of it again and again."""
 
 ENVIRONMENT = {
+    "PYTHONFAULTHANDLER": "1",
     "PEACHCTL_KAFKA__SESSION_TIMEOUT": "3s",
     "PEACHCTL_SERVICES__PUBLISH_EVERY": "5s",
     "PEACHCTL_EXECUTE__DRAIN": f"{DRAIN:g}s",
@@ -191,8 +192,14 @@ class Leaving:
         try:
             code = process.wait(self._most)
         except subprocess.TimeoutExpired:
-            self.wrong.add(f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM")
-            process.kill()
+            times = os.sysconf("SC_CLK_TCK")
+            used = (
+                sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / times
+            )
+            self.wrong.add(
+                f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM, {used:.1f} s used"
+            )
+            process.send_signal(signal.SIGABRT)  # its stacks, in its file of stderr
             code = 0
             process.wait()
         if code:
@@ -341,6 +348,7 @@ class Campaign:
     def _strike(self, senders: list[ledger.Sender]) -> None:
         struck = self._struck = 0
         self._terms = 0
+        quiet = flowed = 0
         bag: list[tuple[str, int]] = []
         allowed = 0
         for left in (2, 1, 0):  # until it has died as it was told, the control is not struck
@@ -360,6 +368,11 @@ class Campaign:
             time.sleep(self._chance.uniform(0, self._most_pause))
             self._look_after()
             self._hit(who, how)
+            # Some strikes while the broker is away; but most of them while messages flow.
+            quiet = quiet + 1 if senders[0].acknowledged == flowed else 0
+            if quiet >= 3:
+                ledger.within(60, lambda at=flowed: senders[0].acknowledged > at)
+            flowed = senders[0].acknowledged
             if how == signal.SIGKILL:
                 struck += 1
             else:

@@ -47,6 +47,11 @@ def message(name: str, kind: str, beats: Path, seconds: float = 0.0) -> bytes:
         made = workflow(node("a", "Upper", [], "b"), node("b", "Upper", [], "a"), name=name)
     else:
         made = workflow(node("a", "Beats", [str(beats), f"{seconds:.2f}"]), node("b", "Upper", [], "a"), name=name)
+    return encode(made)
+
+
+def encode(made: dict[str, Any]) -> bytes:
+    """A workflow as `workflow` of the tests makes it, on the wire."""
     return wire.encode_workflow(wire.decode_file(json.dumps(made).encode(), "x.json", wire.Limits()))
 
 
@@ -87,6 +92,7 @@ class Sender(threading.Thread):
             acks="all",
             enable_idempotence=False,
             retries=0,
+            reconnect_backoff_max_ms=500,
             request_timeout_ms=3000,
             delivery_timeout_ms=5000,
             max_block_ms=3000,
@@ -111,6 +117,7 @@ class Row:
     name: str
     status: int
     file: str
+    reason: str | None = None
 
 
 @dataclass(slots=True)
@@ -174,7 +181,7 @@ def judge(ledger: Iterable[Sent], found: Found) -> Verdict:
         if row.status in (0, 1):
             verdict.unfinished.add(row.name)
         elif row.status != (4 if kind == CYCLE else 3):
-            verdict.failed.add(f"{row.name}: status {row.status}")
+            verdict.failed.add(f"{row.name}: status {row.status}, {row.reason}")
     if found.origins is not None:
         of_rows = Counter(id for id in found.origins.values() if id is not None)
         verdict.shared = {id for id, count in of_rows.items() if count > 1}
@@ -205,8 +212,10 @@ def peach_found(known: Any, topic: str, events: Iterable[bytes], scripts: Path) 
             return list(cursor.fetchall())
 
     rows = [
-        Row(id, json.loads(text)["name"], status, file)
-        for id, text, status, file in ask("SELECT id, workflow_json, status, execution_file FROM queue")
+        Row(id, json.loads(text)["name"], status, file, reason)
+        for id, text, status, file, reason in ask(
+            "SELECT id, workflow_json, status, execution_file, reason FROM queue LEFT JOIN peach_jobs ON queue_id = id"
+        )
     ]
     letters = [
         bytes(body).decode(errors="replace").removeprefix("bad ")

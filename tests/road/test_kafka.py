@@ -1,6 +1,7 @@
 """`consume ingest` over Kafka as a real process: kills, brokers that go and come, who may connect, how it ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,6 +82,28 @@ def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: 
             group = again.admin.list_group_offsets({topics.group_ingest: None})[topics.group_ingest]
             assert [kept.offset for kept in group.values()] == [3]
     finally:
+        broker.stop()
+
+
+def test_sigterm_is_heard_in_time_while_the_broker_hangs(peach: Peach) -> None:
+    """It has rows whose events and offsets the broker does not take: they come again."""
+    broker = kafka.private()
+    try:
+        with on(broker) as topics:
+            prepared(peach, topics)
+            topics.create_all()
+            many = [f"m{number:03}" for number in range(150)]
+            send(topics, *many)
+            process = peach.start("consume", "ingest")
+            peach.until(lambda: names(peach), 60)
+            os.kill(broker.pid, signal.SIGSTOP)
+            process.terminate()
+            assert process.wait(15) == 0
+            os.kill(broker.pid, signal.SIGCONT)
+            peach("consume", "ingest", "--once")
+            assert names(peach) == many
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
         broker.stop()
 
 

@@ -1,7 +1,11 @@
-"""A SIGKILL at every fail point of both consumers over Kafka and a database server; then a second process mends it."""
+"""A SIGKILL at every fail point of both consumers over Kafka and a database server; then another process mends it.
+
+The points of the road follow each other on one installation: what is to mend one death dies itself at the next point,
+and the last one finds the leavings of all. (Each point alone: tests/road/test_kill.py, where it costs less.)
+"""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,86 +41,21 @@ def mended(place: Installation, sent: list[ledger.Sent]) -> None:
     assert all(row["output_file"] for row in place.peach.rows())
 
 
-def in_either(place: Installation, point: str) -> None:
-    """One workflow that runs, one that can't be run, and bytes that are none."""
-    sent = send(place, ledger.SLOW, ledger.CYCLE, ledger.BAD, seconds=0.4)
-    killed(place, point, "consume", "all", "--once")
-    mended(place, sent)
+pytestmark = pytest.mark.timeout(600)
 
-
-def with_unpacked_refusal(place: Installation, point: str) -> None:
-    sent = send(place, ledger.GOOD, ledger.CYCLE, ledger.BAD)
-    killed(place, "ingest:filed", "consume", "ingest", "--once")
-    killed(place, point, "consume", "execute", "--once")
-    mended(place, sent)
-
-
-def after_a_dead_executor(place: Installation, point: str) -> None:
-    place.peach.env["PEACHCTL_EXECUTE__LEASE"] = "600s"
-    sent = send(place, ledger.GOOD, ledger.CYCLE, ledger.BAD)
-    killed(place, "execute:claimed", "consume", "all", "--once")
-    killed(place, point, "consume", "execute", "--once")
-    mended(place, sent)
-    assert max(row["attempt"] for row in place.peach.rows()) == 2
-
-
-def while_draining(place: Installation, point: str) -> None:
-    sent = send(place, ledger.SLOW, ledger.CYCLE, ledger.BAD, seconds=4)
-    process = place.peach.start("consume", "all", PEACHCTL_FAILPOINT=point, PEACHCTL_EXECUTE__DRAIN="0.1s")
-    place.peach.until(lambda: place.beats.exists() and len(place.peach.letters()) == 2, 60)
-    process.terminate()
-    assert process.wait(30) == -signal.SIGKILL
-    mended(place, sent)
-
-
-def with_a_deleted_row(place: Installation, point: str) -> None:
-    send(place, ledger.SLOW, seconds=60)
-    process = place.peach.start("consume", "all", PEACHCTL_FAILPOINT=point)
-    place.peach.until(place.beats.exists, 60)
-    databases.execute(place.server, "DELETE FROM queue", database=place.database)
-    assert process.wait(30) == -signal.SIGKILL
-    place.peach("consume", "all", "--once")
-    assert place.rows() == []
-    assert ledger.within(15, lambda: not place.peach.marked())
-
-
-def in_acceptance(place: Installation, point: str) -> None:
-    """A topic that was made anew, and is accepted."""
-    sent = send(place, ledger.GOOD, ledger.GOOD, ledger.GOOD, ledger.GOOD)
-    place.peach("consume", "ingest", "--once")
-    assert len(place.rows()) == len(sent)
-    topic = place.at.execute
-    place.at.admin.delete_topics([topic])
-    place.peach.until(lambda: topic not in place.at.admin.list_topics())
-    place.at.create(topic, partitions=PARTITIONS)
-    again = send(place, ledger.BAD, ledger.CYCLE)
-    killed(place, point, "init-kafka", "--accept-new", topic)
-    place.peach("init-kafka", "--accept-new", topic)
-    place.peach("consume", "ingest", "--once")
-    assert len(place.rows()) == len(sent) + 1
-    assert len(place.peach.letters()) == len(again)
-
-
-SCENARIOS: dict[str, Callable[[Installation, str], None]] = {
-    **dict.fromkeys(
-        [
-            *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:placed"),
-            *("ingest:published", "ingest:announced", "ingest:acked", "ingest:packed", "ingest:attached"),
-            *("ingest:rejected", "execute:joined", "execute:renewed", "execute:expired", "execute:claimed"),
-            *("execute:prepared", "execute:started", "execute:reported", "execute:packed", "execute:finished"),
-            "execute:left",
-        ],
-        in_either,
-    ),
-    "execute:released": after_a_dead_executor,
-    "execute:refusal-packed": with_unpacked_refusal,
-    "execute:refusal-attached": with_unpacked_refusal,
-    "execute:given-back": while_draining,
-    "execute:last-reported": while_draining,
-    "execute:removed": with_a_deleted_row,
-    "init-kafka:offsets": in_acceptance,
-    "init-kafka:epoch": in_acceptance,
-}
+INGEST = (
+    *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:packed"),
+    *("ingest:attached", "ingest:placed", "ingest:published", "ingest:announced", "ingest:rejected", "ingest:acked"),
+)
+EXECUTE = (
+    *("execute:joined", "execute:expired", "execute:claimed", "execute:released", "execute:prepared"),
+    # With the second beat there is something to renew.
+    *("execute:started", "execute:reported", "execute:renewed@2", "execute:packed", "execute:finished", "execute:left"),
+)
+REFUSED = ("execute:refusal-packed", "execute:refusal-attached")
+DRAINED = ("execute:given-back", "execute:last-reported")
+DELETED = "execute:removed"
+MADE_ANEW = ("init-kafka:offsets", "init-kafka:epoch")
 
 ELSEWHERE = {
     # Steps in the folders of one host, the same whatever the servers are.
@@ -127,20 +66,74 @@ ELSEWHERE = {
 }
 """Fail points that tests/road/test_kill.py alone kills at."""
 
-MYSQL = ("ingest:filed", "execute:claimed", "execute:finished", "execute:given-back")
-
 
 def test_every_fail_point_of_both_consumers_is_killed_at() -> None:
-    points = set(all_points()) | set(points_of(Path(kafka_topics.__file__)))
-    assert set(SCENARIOS) | ELSEWHERE == points
-    assert not set(SCENARIOS) & ELSEWHERE
+    here = {point.partition("@")[0] for point in (*INGEST, *EXECUTE, *REFUSED, *DRAINED, DELETED, *MADE_ANEW)}
+    assert here | ELSEWHERE == set(all_points()) | set(points_of(Path(kafka_topics.__file__)))
+    assert not here & ELSEWHERE
 
 
-@pytest.mark.parametrize(
-    ("kind", "point"), [*(("mariadb", point) for point in SCENARIOS), *(("mysql", point) for point in MYSQL)]
-)
-def test_a_kill_at(kind: str, point: str, peach: Peach) -> None:
-    server = databases.server(kind)
-    with databases.database(kind) as name, installation(peach, kafka.shared(), server, name) as place:
+@pytest.fixture(params=["mariadb"])
+def place(peach: Peach, request: pytest.FixtureRequest) -> Iterator[Installation]:
+    kind, server = request.param, databases.server(request.param)
+    with databases.database(kind) as name, installation(peach, kafka.shared(), server, name) as made:
         peach.env["PEACHCTL_KAFKA__SESSION_TIMEOUT"] = "1s"
-        SCENARIOS[point](place, point)
+        yield made
+
+
+@pytest.mark.parametrize("place", ["mariadb", "mysql"], indirect=True)
+def test_a_kill_at_every_step_of_the_road(place: Installation) -> None:
+    """One workflow that runs, one that can't be run, and bytes that are none."""
+    sent = send(place, ledger.SLOW, ledger.CYCLE, ledger.BAD, seconds=1.6)
+    for point in INGEST:
+        killed(place, point, "consume", "ingest", "--once")
+    for point in EXECUTE:
+        killed(place, point, "consume", "execute", "--once")
+    mended(place, sent)
+
+
+def test_a_kill_while_the_log_of_a_refusal_is_packed_by_an_executor(place: Installation) -> None:
+    sent = send(place, ledger.GOOD, ledger.CYCLE, ledger.BAD)
+    killed(place, "ingest:filed", "consume", "ingest", "--once")
+    for point in REFUSED:
+        killed(place, point, "consume", "execute", "--once")
+    mended(place, sent)
+
+
+@pytest.mark.parametrize("place", ["mariadb", "mysql"], indirect=True)
+@pytest.mark.parametrize("point", DRAINED)
+def test_a_kill_while_it_drains(place: Installation, point: str) -> None:
+    sent = send(place, ledger.SLOW, ledger.CYCLE, ledger.BAD, seconds=4)
+    process = place.peach.start("consume", "all", PEACHCTL_FAILPOINT=point, PEACHCTL_EXECUTE__DRAIN="0.1s")
+    place.peach.until(lambda: place.beats.exists() and len(place.peach.letters()) == 2, 60)
+    process.terminate()
+    assert process.wait(30) == -signal.SIGKILL
+    mended(place, sent)
+
+
+def test_a_kill_after_a_client_deleted_the_row(place: Installation) -> None:
+    send(place, ledger.SLOW, seconds=60)
+    process = place.peach.start("consume", "all", PEACHCTL_FAILPOINT=DELETED)
+    place.peach.until(place.beats.exists, 60)
+    databases.execute(place.server, "DELETE FROM queue", database=place.database)
+    assert process.wait(30) == -signal.SIGKILL
+    place.peach("consume", "all", "--once")
+    assert place.rows() == []
+    assert ledger.within(15, lambda: not place.peach.marked())
+
+
+def test_a_kill_while_a_topic_that_was_made_anew_is_accepted(place: Installation) -> None:
+    sent = send(place, *(ledger.GOOD,) * 4)
+    place.peach("consume", "ingest", "--once")
+    assert len(place.rows()) == len(sent)
+    topic = place.at.execute
+    place.at.admin.delete_topics([topic])
+    place.peach.until(lambda: topic not in place.at.admin.list_topics())
+    place.at.create(topic, partitions=PARTITIONS)
+    again = send(place, ledger.BAD, ledger.CYCLE)
+    for point in MADE_ANEW:
+        killed(place, point, "init-kafka", "--accept-new", topic)
+    place.peach("init-kafka", "--accept-new", topic)
+    place.peach("consume", "ingest", "--once")
+    assert len(place.rows()) == len(sent) + 1
+    assert len(place.peach.letters()) == len(again)
