@@ -43,13 +43,15 @@ from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableEr
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds for which commands wait for a server that does not answer."""
+PATIENCE = 20.0
+"""Seconds for which commands wait for a server that does not answer. All of a command takes less than 30 then."""
 
 CALL = 10_000
 """Milliseconds that one call of a client may take."""
 
 _GREETING = 5.0
+_CLOSING = 1.5  # seconds of connections that are closed when they are greeted: a broker that begins or ends does so too
+_LARGEST = 100 << 20  # bytes of an answer; what is no Kafka says something that is more, taken for a size
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
 
@@ -146,13 +148,23 @@ def _calm() -> None:
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
+class _Odd(ConnectionError):
+    """What answers does not speak as we do. sure: by what it said; else it only closed the connection."""
+
+    def __init__(self, message: str, *, sure: bool) -> None:
+        super().__init__(message)
+        self.sure = sure
+
+
 def reach(to: Settings, patience: float = PATIENCE) -> None:
     """Returns as soon as one of the servers has greeted us. Raises RefusedError at once where one does not accept who
     we are (or we not it), ConfigError for a SASL mechanism that it does not have, UnreachableError after `patience`
-    seconds without an answer."""
+    seconds without an answer, and soon where what answers is no Kafka, or TLS where we are not or the reverse."""
     end = time.monotonic() + patience
+    odd_since: float | None = None
     while True:
         failures = []
+        odd: list[_Odd] = []
         for server in to.servers:
             host, _, port = server.rpartition(":")
             try:
@@ -160,7 +172,16 @@ def reach(to: Settings, patience: float = PATIENCE) -> None:
                 return
             except (OSError, KafkaError) as error:
                 failures.append(f"{server}: {_reason(error)}")
-        if time.monotonic() + 0.5 > end:
+                odd += [error] if isinstance(error, _Odd) else []
+        now = time.monotonic()
+        odd_since = (odd_since or now) if len(odd) == len(failures) else None
+        clear = odd_since is not None and (all(one.sure for one in odd) or now - odd_since >= _CLOSING)
+        if clear:
+            raise UnreachableError(
+                f"Kafka cannot be reached: {'; '.join(failures)}",
+                "see kafka.security_protocol, and the port in kafka.bootstrap_servers",
+            )
+        if now + 0.5 > end:
             raise UnreachableError(
                 f"Kafka cannot be reached: {'; '.join(failures)}", "see that it runs, and kafka.bootstrap_servers"
             )
@@ -188,6 +209,12 @@ def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, whe
             f"Kafka at {where}: its certificate is not accepted: {error.verify_message}",
             "see kafka.tls_ca, and that the certificate has the name in kafka.bootstrap_servers",
         ) from error
+    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as error:
+        raise _Odd("it closes the connection when TLS begins; is that port TLS?", sure=False) from error
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
+            raise _Odd("what answers there does not speak TLS; is that port TLS?", sure=True) from error
+        raise
 
 
 def _authenticate(to: Settings, talk: "_Talk", host: str, where: str) -> None:
@@ -224,18 +251,31 @@ class _Talk:
         self._socket = connection
         self._end = time.monotonic() + timeout
         self._protocol = KafkaProtocol(client_id=_CLIENT)
+        self._head = b""  # the first bytes that it said
 
     def ask(self, request: Any) -> Any:
         self._protocol.send_request(request)
         self._socket.sendall(self._protocol.send_bytes())
         while True:
             self._socket.settimeout(max(0.01, self._end - time.monotonic()))
-            received = self._socket.recv(65536)
+            try:
+                received = self._socket.recv(65536)
+            except ConnectionResetError:
+                received = b""
             if not received:
-                raise ConnectionError("the connection was closed (see kafka.security_protocol)")
+                raise _Odd("the connection was closed (see kafka.security_protocol); is that port TLS?", sure=False)
+            self._know(received)
             answers = self._protocol.receive_bytes(received)
             if answers:
                 return answers[0][1]
+
+    def _know(self, received: bytes) -> None:
+        """Raises _Odd where the first bytes are no Kafka's: its answers begin with their size."""
+        self._head = self._head or received[:4]
+        if self._head.startswith(b"\x15\x03"):
+            raise _Odd("it answers with TLS; kafka.security_protocol says otherwise", sure=True)
+        if int.from_bytes(self._head) > _LARGEST:
+            raise _Odd("what answers there is no Kafka", sure=True)
 
 
 def _reason(error: BaseException) -> str:

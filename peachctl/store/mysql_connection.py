@@ -254,7 +254,9 @@ class MysqlSession:
         """A driver's error as a sentence."""
         number = _number(error)
         if number is None or number in _OF_THE_MOMENT:
-            return UnreachableError(f"{self.name}: {_said(error, self._reply)}", "see whether the server runs, and database.url")
+            return UnreachableError(
+                f"{self.name}: {_said(error, self._reply)}", "see whether the server runs, and database.url"
+            )
         return self._translated(error, number)
 
     # Beneath
