@@ -2,9 +2,6 @@
 
 import hashlib
 import logging
-import os
-import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, RefusedError, UnreachableError
+from peachctl.errors import PeachError, RefusedError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
 from peachctl.names import printable
 from peachctl.notify import Notifier
+from peachctl.stop import Stop, Stopped
 from peachctl.store import Claim, Entry, ExecutionFileTaken, Status, Store
 from peachctl.stuck import Watch
 from peachctl.workflow import Workflow
@@ -31,12 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ASKING = (signal.SIGTERM, signal.SIGINT)
-_AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
-INGEST_ENDS = 10.0
-"""Seconds that ingest has for the batch in its hand when it is told to end: a broker that hangs would hold it up."""
-
-
 ONCE_PATIENCE = 30.0
 """Seconds for which `--once` waits for a server that is away."""
 
@@ -44,61 +36,6 @@ STUCK = 300.0
 """Seconds without the end of a step of ingest after which it is stuck: each call in it has a shorter time-out."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Stop:
-    """Signals that asked for an end: the first drains, the second ends at once.
-
-    At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
-    and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
-    and the next executor takes it up. most: seconds after which the first signal does the same.
-    """
-
-    asked: int = 0
-    interrupted: bool = False
-    loop: ExecuteLoop | None = None
-    most: float | None = None
-
-    def install(self) -> None:
-        for number in _ASKING:
-            signal.signal(number, self._hear)
-        read, write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
-
-    def give(self, loop: ExecuteLoop) -> None:
-        """The loop that is to hear of it, also of what was asked for while it was made."""
-        self.loop = loop
-        if self.asked:
-            loop.drain(at_once=self.asked > 1)
-
-    def _see_to_it(self, signals: int) -> None:
-        """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
-        heard: list[int] = []
-        while len(heard) < 2 and select.select([signals], [], [], self.most if heard else None)[0]:
-            heard += [number for number in os.read(signals, 64) if number in _ASKING]
-        if self.loop is not None:
-            self.loop.drain(at_once=True)
-        if len(heard) > 1:
-            time.sleep(_AT_ONCE)
-        what = "what it had in hand comes again" if self.loop is None else "the next executor takes up what ran"
-        logger.warning("ended without waiting any longer; %s", what)
-        os._exit(Exit.INTERRUPTED if signal.SIGINT in heard else Exit.DONE)
-
-    def _hear(self, number: int, _frame: object) -> None:
-        self.asked += 1
-        self.interrupted = self.interrupted or number == signal.SIGINT
-        if self.loop is None:
-            return
-        if self.asked == 1 and self.loop.busy:
-            logger.warning("draining %d running; again to end at once", self.loop.busy)
-        self.loop.drain(at_once=self.asked > 1)
-
-
-class Stopped(Exception):
-    """An end was asked for before there was anything to end."""
 
 
 @dataclass(slots=True)

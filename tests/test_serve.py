@@ -7,7 +7,8 @@ import pytest
 
 from peachctl import serve
 from peachctl.errors import RefusedError, UnreachableError
-from peachctl.serve import Stop, Stopped, waited_for
+from peachctl.serve import waited_for
+from peachctl.stop import Stop, Stopped
 
 
 def test_a_server_that_is_away_is_waited_for_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from peachctl.errors import Exit
 
 if TYPE_CHECKING:
     from peachctl.config import Config
-    from peachctl.serve import Stop
+    from peachctl.stop import Stop
 
 Once = Annotated[bool, typer.Option("--once", help="End when all that was there at the start is done.")]
 
@@ -29,11 +29,12 @@ def register(app: typer.Typer) -> None:
 @consume.command("ingest")
 def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     """Files workflows that arrive, writes their scripts and announces them."""
-    from peachctl import app
-    from peachctl.serve import INGEST_ENDS, serve_ingest
+    from peachctl.stop import INGEST_ENDS
 
-    config, stop = _begin(log_format)
-    stop.most = INGEST_ENDS
+    config, stop = _begin(log_format, most=INGEST_ENDS)
+    from peachctl import app
+    from peachctl.serve import serve_ingest
+
     with _ending(stop), app.serving_ingest(config, stop, once=once) as (loop, store):
         source = config.kafka.topic_execute if app.on_kafka(config) else config.folders.inbox
         screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
@@ -65,23 +66,25 @@ def watch(
     _serve(once=once, log_format=log_format, with_ingest=True, with_scripts=True, existing=existing)
 
 
-def _begin(log_format: str) -> "tuple[Config, Stop]":
+def _begin(log_format: str, most: float | None = None) -> "tuple[Config, Stop]":
+    """most: as `Stop` has it."""
+    from peachctl.stop import Stop
+
+    stop = Stop(most=most)
+    stop.install()  # before what takes time: a SIGTERM in it is an end like any other
     from peachctl import app
-    from peachctl.serve import Stop
 
     config = screen.config()
     log_to_stderr(log_format)
     app.refuse_unready(config)
     app.make_folders(config)
-    stop = Stop()
-    stop.install()
     return config, stop
 
 
 @contextlib.contextmanager
 def _ending(stop: "Stop") -> Iterator[None]:
     """How the command ends when it was told to: by SIGTERM with 0, by Ctrl-C with 130."""
-    from peachctl.serve import Stopped
+    from peachctl.stop import Stopped
 
     with contextlib.suppress(Stopped):
         yield
@@ -91,9 +94,9 @@ def _ending(stop: "Stop") -> Iterator[None]:
 
 def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool, existing: bool = False) -> None:
     """The executor, embedded or on Kafka. `watch` (with_scripts) knows no Kafka."""
+    config, stop = _begin(log_format)
     from peachctl import app
 
-    config, stop = _begin(log_format)
     with _ending(stop):
         if app.on_kafka(config) and not with_scripts:
             _serve_kafka(config, stop, once=once, with_ingest=with_ingest)
