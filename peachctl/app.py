@@ -512,9 +512,10 @@ def _cancelled(store: Store, claim: Claim) -> bool:
     return True
 
 
-def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
-    """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
-    until = None if timeout is None else time.monotonic() + timeout
+def wait_for(store: Store, ids: list[int], timeout: float | None, *, passed: float = 0.0) -> list[Row]:
+    """Follows rows to their end. passed: seconds of the time-out that are over already. Raises PeachError at the
+    time-out, StateError for a row that is gone."""
+    until = None if timeout is None else time.monotonic() + timeout - passed
     ended: dict[int, Row] = {}
     while len(ended) < len(ids):
         for id in ids:

@@ -39,7 +39,7 @@ from kafka.protocol.parser import KafkaProtocol  # noqa: TID253
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: TID253
 
 from peachctl.config import Config, kafka_password
-from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
+from peachctl.errors import ConfigError, Exit, PeachError, RefusedError, UnreachableError
 
 T = TypeVar("T")
 
@@ -54,6 +54,12 @@ _CLOSING = 1.5  # seconds of connections that are closed when they are greeted: 
 _LARGEST = 100 << 20  # bytes of an answer; what is no Kafka says something that is more, taken for a size
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
+
+
+class TopicMissing(UnreachableError):
+    """There is a broker, but not this topic: waited for as well by consumers, for clients may make it."""
+
+    exit = Exit.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +293,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) or type(error).__name__
+
+
+def no_topic(to: Settings, topic: str) -> TopicMissing:
+    return TopicMissing(f"Kafka at {to.where} has no topic {topic}", "peachctl init-kafka")
 
 
 def translated(error: KafkaError, to: Settings, what: str) -> PeachError:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from peachctl.errors import PeachError, StateError
 from peachctl.store import Entry, Letter, Origin, Status, Wanted, columns
 
-_PRIORITIES = range(-(1 << 31), 1 << 31)
+PRIORITIES = range(-(1 << 31), 1 << 31)
+"""What the column can hold (INT)."""
 
 
 def check_priority(priority: int) -> None:
-    """Raises PeachError for what the column cannot hold (INT)."""
-    if priority not in _PRIORITIES:
+    """Raises PeachError for what the column cannot hold."""
+    if priority not in PRIORITIES:
         raise PeachError(f"priority {priority} is out of range (a 32-bit number)")
 
 
