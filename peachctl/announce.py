@@ -101,7 +101,10 @@ class Announcer:
         try:
             found = self.publish()
         except PeachError as error:
+            first = self.refused is None
             self.refused = error if isinstance(error, RefusedError) else None
+            if self.refused is not None and first and not self.published:
+                return False  # most likely the command ends for that very reason, and says it; else the next try does
             if self._said != error.message:
                 logger.warning("service list: %s", printable(error.message, 500))
             self._said = error.message
@@ -129,6 +132,7 @@ class Announcer:
                     self.step()
                 except Exception:  # a mistake of ours must not end the list for good, nor the consumer with it
                     logger.exception("service list: could not be published; this is a mistake in peachctl")
-                self._ended.wait(self.every)
+                unsaid = self.refused is not None and self._said is None
+                self._ended.wait(min(self.every, _PATIENCE) if unsaid else self.every)
         finally:
             self._close()

@@ -83,22 +83,32 @@ def queue_status(store: Store, running: int | None = None) -> str:
     return f"{queued} queued" if running is None else f"{running} running, {queued} queued"
 
 
-def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool, stuck: float = STUCK) -> None:
+def serve_ingest(
+    ingest: Ingest,
+    store: Store,
+    stop: Stop,
+    *,
+    once: bool,
+    stuck: float = STUCK,
+    began: Callable[[], None] = lambda: None,
+) -> None:
     """`consume ingest`: until SIGTERM, or until what was there is filed. stuck: seconds after which a step that does
-    not return ends the process."""
+    not return ends the process. began: is called once all that it needs has been reached."""
     notifier = Notifier()
     patience = Patience(once)
-    began = False
+    well = False
     wait = 0.0 if once else min(0.5, notifier.patience)
     with Watch(stuck) as watch:
         ingest.repair()
         while not stop.asked:
             watch.beat()
             handled = ingest.step(wait)
-            began = began or ingest.paused is None
+            if not well and ingest.paused is None:
+                well = True
+                began()
             drained = once and not handled and ingest.drained()
             patience.hear(ingest.away)
-            notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+            notifier.step(well=well, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
             if drained:
                 return
             if once and not handled and ingest.away is None and ingest.paused is not None:
@@ -114,13 +124,18 @@ def _lagging(said: str, lag: int | None) -> str:
 class IngestThread:
     """`consume ingest` beside an executor: a thread of its own, for Kafka's polls go on while the executor is busy.
 
-    open_ingest: opens the loop with a store and a bus of its own, in the thread, and closes them.
+    open_ingest: opens the loop with a store and a bus of its own, in the thread, and closes them. said: is called there
+    once all that it needs has been reached.
     """
 
     def __init__(
-        self, open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]], wake: Callable[[], None]
+        self,
+        open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]],
+        wake: Callable[[], None],
+        said: Callable[[], None] = lambda: None,
     ) -> None:
         self._open = open_ingest
+        self._said = said
         self._wake = wake
         self._stop = Stop()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
@@ -166,7 +181,9 @@ class IngestThread:
                     handled = ingest.step(0.5)
                     self._steps += 1
                     self.paused = ingest.paused
-                    self.began = self.began or ingest.paused is None
+                    if not self.began and ingest.paused is None:
+                        self.began = True
+                        self._said()
                     if handled:
                         self._wake()
         except Stopped:
@@ -203,7 +220,8 @@ def serve_events(
             if failure is None:
                 failure = _failure(loop, events, ingest, patience)
             if failure is not None and not loop.draining:
-                logger.warning("ending: %s", printable(str(failure), 500))
+                if loop.busy:  # else it is told at once, by whoever hears of it
+                    logger.warning("draining %d running, then ending: %s", loop.busy, printable(str(failure), 500))
                 loop.drain()
             if stop.asked or failure is not None:
                 notifier.stopping()

@@ -144,8 +144,9 @@ class _Listener(threading.Thread):
             logger.warning("%s: the position in the events is not committed", printable(str(error)))
             return
         if isinstance(error, RefusedError) and not self._events.heard_once:
-            self._events.refused = error
+            self._events.refused = error  # it ends the command, which says why
             self._events._heard()
+            return
         if isinstance(error, errors.RetriableError):
             self._events._say("Kafka does not answer")
         else:

@@ -37,8 +37,11 @@ def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
 
     with _ending(stop), app.serving_ingest(config, stop, once=once) as (loop, store):
         source = config.kafka.topic_execute if app.on_kafka(config) else config.folders.inbox
-        screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
-        serve_ingest(loop, store, stop, once=once)
+
+        def began() -> None:
+            screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
+
+        serve_ingest(loop, store, stop, once=once, began=began)
 
 
 @consume.command("execute")
@@ -157,6 +160,9 @@ def _serve_kafka(config: "Config", stop: "Stop", *, once: bool, with_ingest: boo
             events = None if once else app.open_events(config, loop.poke)
             ingest = None
             if with_ingest and not once:
-                screen.say(f"Taking workflows from {config.kafka.topic_execute}.")
-                ingest = IngestThread(lambda inner: app.serving_ingest(config, inner, once=False), loop.poke)
+                ingest = IngestThread(
+                    lambda inner: app.serving_ingest(config, inner, once=False),
+                    loop.poke,
+                    lambda: screen.say(f"Taking workflows from {config.kafka.topic_execute}."),
+                )
             serve_events(loop, store, stop, events, ingest, once=once)
