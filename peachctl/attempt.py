@@ -105,6 +105,11 @@ class Attempt:
         by_nodes = 100 * self.settled // len(self.nodes) if self.nodes else 0
         return min(99, max(by_nodes, self.said_percent))
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether it said that it had ended, and no node had failed."""
+        return self.heard_end and not self.reported_failed
+
     def as_published(self, text: str) -> str:
         """A text for people, with files of the attempt's folder named where they stay once it is published."""
         return text.replace(f"{self.folder.folder}/", f"{self.folder.published}/")

@@ -497,7 +497,8 @@ class ExecuteLoop:
             )
         elif attempt.wanted is Wanted.CANCELLED:
             self._end(attempt, 0, 0)
-        elif attempt.drained and not attempt.heard_end:
+        elif attempt.drained and not attempt.succeeded:
+            # What failed may have failed because we ended it: a node's process hears the signal before the main one.
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         else:
             return False
@@ -561,7 +562,7 @@ class ExecuteLoop:
         for attempt in [one for one in self._attempts.values() if one.run is not None]:
             self._hear(attempt)
             self._close_run(attempt)
-            if attempt.wanted is Wanted.CANCELLED or attempt.heard_end:
+            if attempt.wanted is Wanted.CANCELLED or attempt.succeeded:
                 self._end(attempt, 0, 0)
             else:
                 self._give_back(attempt, vanished=True, reason="the process that starts workflows died")

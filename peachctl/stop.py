@@ -16,11 +16,9 @@ from peachctl.errors import Exit
 
 logger = logging.getLogger(__name__)
 
-INGEST_ENDS = 10.0
-"""Seconds that ingest has for the batch in its hand when it is told to end: a broker that hangs would hold it up."""
-
 _ASKING = (signal.SIGTERM, signal.SIGINT)
 _AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
+_IN_HAND = 10.0  # seconds for a batch of ingest, or a start, when an end is asked for: a server may hold it up
 
 
 class Drains(Protocol):
@@ -46,13 +44,13 @@ class Stop:
 
     At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
     and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
-    and the next executor takes it up. most: seconds after which the first signal does the same.
+    and the next executor takes it up. Where there is no executor, or not yet, the first signal does the same after a
+    while: what is in hand comes again.
     """
 
     asked: int = 0
     interrupted: bool = False
     loop: Drains | None = None
-    most: float | None = None
 
     def install(self) -> None:
         for number in _ASKING:
@@ -71,8 +69,12 @@ class Stop:
     def _see_to_it(self, signals: int) -> None:
         """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
         heard: list[int] = []
-        while len(heard) < 2 and select.select([signals], [], [], self.most if heard else None)[0]:
-            heard += [number for number in os.read(signals, 64) if number in _ASKING]
+        while len(heard) < 2:
+            wait = _IN_HAND if heard and self.loop is None else None
+            if select.select([signals], [], [], wait)[0]:
+                heard += [number for number in os.read(signals, 64) if number in _ASKING]
+            elif self.loop is None:
+                break
         if self.loop is not None:
             self.loop.drain(at_once=True)
         if len(heard) > 1:

@@ -252,6 +252,9 @@ def main() -> int:
         one.add_argument("--seed", type=int, default=int(time.time()), help="of the random numbers (default: the time)")
         one.set_defaults(work=work)
     arguments = parser.parse_args()
+    # What was started ends with us, also in the background, where Ctrl-C is ignored.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(arguments, "work"):
         return int(arguments.work(arguments))
     return max(work(parser.parse_args([name])) for name, work in known.items())

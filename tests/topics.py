@@ -9,6 +9,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition  # noqa: TID253 a test needs it
 from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
+from kafka.errors import RetriableError  # noqa: TID253
 
 from peachctl.bus import kafka_start
 from tests.servers.kafka import Broker
@@ -78,7 +79,10 @@ class Topics:
         return found
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int | None:
-        found = self.admin.list_group_offsets({group: None}).get(group, {})
+        try:
+            found = self.admin.list_group_offsets({group: None}).get(group, {})
+        except RetriableError:  # of a broker that has just started
+            return None
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)
 

@@ -29,9 +29,7 @@ def register(app: typer.Typer) -> None:
 @consume.command("ingest")
 def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     """Files workflows that arrive, writes their scripts and announces them."""
-    from peachctl.stop import INGEST_ENDS
-
-    config, stop = _begin(log_format, most=INGEST_ENDS)
+    config, stop = _begin(log_format)
     from peachctl import app
     from peachctl.serve import serve_ingest
 
@@ -69,11 +67,10 @@ def watch(
     _serve(once=once, log_format=log_format, with_ingest=True, with_scripts=True, existing=existing)
 
 
-def _begin(log_format: str, most: float | None = None) -> "tuple[Config, Stop]":
-    """most: as `Stop` has it."""
+def _begin(log_format: str) -> "tuple[Config, Stop]":
     from peachctl.stop import Stop
 
-    stop = Stop(most=most)
+    stop = Stop()
     stop.install()  # before what takes time: a SIGTERM in it is an end like any other
     from peachctl import app
 

@@ -371,6 +371,8 @@ class Campaign:
             # Some strikes while the broker is away; but most of them while messages flow.
             quiet = quiet + 1 if senders[0].acknowledged == flowed else 0
             if quiet >= 3:
+                for sender in senders:
+                    sender.allow(1)
                 ledger.within(60, lambda at=flowed: senders[0].acknowledged > at)
             flowed = senders[0].acknowledged
             if how == signal.SIGKILL:
