@@ -44,7 +44,7 @@ class Attempt:
     settled: int = 0
     said_percent: int = 0
     written_percent: int = -1
-    written_at: float = 0.0
+    written_at: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     wanted: Wanted = Wanted.GO_ON
     limit: str | None = None

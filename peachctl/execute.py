@@ -446,7 +446,8 @@ class ExecuteLoop:
                 logger.warning("workflow %d: its run reported something that makes no sense", attempt.claim.id)
 
     def _write_changes(self) -> None:
-        """Progress and nodes, at most every 0.2 s for one run; the rest with its end. Raises UnreachableError."""
+        """Progress and nodes, at most every 0.2 s for one run, and the first time 0.2 s after its claim: most of short
+        ones is written with their end alone. Raises UnreachableError."""
         now = time.monotonic()
         for attempt in self._attempts.values():
             due = now - attempt.written_at >= 0.2

@@ -17,7 +17,7 @@ The protocol (the database is authoritative; the bus delivers at least once; eve
 What a kill leaves behind, and who mends it:
 
 - before the filing: nothing but the message, which comes again;
-- after it, before the scripts: rows without a script whose announcement is owed: `repair` (or the next step) places
+- after it, before the scripts: rows without a script whose announcement is owed: `repair` (or a later step) places
   what is missing; an executor that claims one before renders it by itself;
 - after the scripts, before the events are acknowledged: owed announcements: published again, and an executor that
   hears of a row twice finds it claimed;
@@ -32,7 +32,7 @@ import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +56,11 @@ _Judged: TypeAlias = tuple[Entry | None, Letter | None, Workflow | None]
 _BODY_KEPT = 1 << 20  # of a letter
 _TOLD = 20  # problems in a reason
 _TRIES = 1000
-_RELAYED = 200
+_RELAYED = 100  # rows of one step: each holds a whole workflow, and systemd waits for the end of the step
+_OWED_EVERY = 5.0
 _HUB_AGE = 10.0
+# Problems that another look at the hub may solve.
+_OF_HUB = frozenset({"unknown-service", "unknown-version", "unknown-port", "extra-connection", "extra-parameter"})
 # What is filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
@@ -178,8 +181,9 @@ class Ingest:
     """The loop over one store and one bus. `repair` once, then `step` again and again.
 
     queue_folder, workflow_temp, download_files: where scripts and the logs of refused workflows go. load_hub: finds
-    the services; called again when it is older than some seconds, and before anything is refused. free_space: bytes;
-    with less nothing is taken. most: messages of one batch. on_step: is told when a batch is done (tests wait on it).
+    the services; called again when it is older than some seconds, and once before a batch is refused for its services.
+    free_space: bytes; with less nothing is taken. most: messages of one batch. on_step: is told when a batch is done
+    (tests wait on it).
     """
 
     def __init__(
@@ -208,8 +212,10 @@ class Ingest:
         self._on_step = on_step
         self._services: dict[str, dict[int, Service]] = {}
         self._loaded = -_HUB_AGE
+        self._polled = 0.0
         self._hand: list[Message] = []
-        self._owed = True
+        self._owed = self._more = True
+        self._look_at = 0.0
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
         self.away: UnreachableError | None = None
@@ -242,9 +248,11 @@ class Ingest:
         try:
             self._look_out()
             if not self._hand:
-                self._hand = self._bus.poll(timeout, self._most)
+                self._hand = self._bus.poll(0.0 if self._more else timeout, self._most)
                 fail_point("ingest:polled")
-            if self._hand or self._owed:
+                self._polled = time.monotonic()
+            # Others owe events as well: `dlq retry` files a row and leaves the rest to us.
+            if self._hand or self._owed or time.monotonic() >= self._look_at:
                 self._handle(self._hand)
         except RefusedError:
             raise
@@ -261,8 +269,9 @@ class Ingest:
         return handled
 
     def drained(self) -> bool:
-        """Whether all that was there when the bus was opened is filed; asked after a step that had no messages."""
-        if self.paused is not None or self._hand:
+        """Whether all that was there when the bus was opened is filed, and what was owed was relayed as far as that
+        goes now; asked after a step that had no messages."""
+        if self.paused is not None or self._hand or self._more:
             return False
         try:
             return self._bus.drained()
@@ -295,10 +304,12 @@ class Ingest:
         messages = [message if message.file is None else self._as_it_is_now(message) for message in hand]
         judged = [self._judge(message) for message in messages]
         announced = True
+        taken: set[Origin] = set()
         if messages:
             self._owed = True
+            taken = self._taken(judged)
             filed = self._file(messages, judged)
-            self._say(judged, filed)
+            self._say(judged, filed, taken)
             entries = [(entry, workflow) for entry, _, workflow in judged if entry is not None]
             waiting = []
             for (entry, workflow), one in zip(entries, filed, strict=True):
@@ -308,18 +319,26 @@ class Ingest:
                     waiting.append(one.id)
             announced = self._announce(waiting)
             for (entry, _), one in zip(entries, filed, strict=True):
-                row = self._store.get(one.id) if entry.refused is not None else None
+                refused = entry.refused is not None and entry.origin not in taken
+                row = self._store.get(one.id) if refused else None
                 if row is not None:
                     self._pack_refusal(row)
         if announced:
             self._relay()
         for message, (_, letter, _) in zip(messages, judged, strict=True):
-            if letter is not None:
+            if letter is not None and message.origin not in taken:
                 self._bus.reject(message, letter.reason)
                 fail_point("ingest:rejected")
         if messages:
             self._bus.ack(messages)
             fail_point("ingest:acked")
+
+    def _taken(self, judged: Sequence[_Judged]) -> set[Origin]:
+        """Of the messages that would be refused now, those that were taken before: they came again, and a service was
+        removed since. Nothing is said against them; what is known at their place is compared as ever."""
+        origins = [letter.origin for _, letter, _ in judged if letter is not None and letter.origin is not None]
+        outcomes = [(origin, self._store.outcome(origin)) for origin in origins]
+        return {origin for origin, known in outcomes if known is not None and known.word == "filed"}
 
     def _file(self, messages: Sequence[Message], judged: list[_Judged]) -> list[Filed]:
         """Files what was judged. What the database does not take becomes a letter, in `judged` as well."""
@@ -374,8 +393,8 @@ class Ingest:
 
     def _problems(self, workflow: Workflow) -> list[Problem]:
         problems = check(workflow, self._services)
-        if problems:
-            # Perhaps the service was installed a moment ago.
+        if self._loaded < self._polled and any(problem.code in _OF_HUB for problem in problems):
+            # Perhaps the service was installed a moment ago. Looked at once for a batch: a hub may be large.
             self._reload_hub()
             problems = check(workflow, self._services)
         return problems
@@ -390,13 +409,16 @@ class Ingest:
             size=len(message.body) if message.size is None else message.size,
             body=message.body[:_BODY_KEPT],
             received=time.time(),
+            sha256=message.sha256 if message.size is not None else hashlib.sha256(message.body).hexdigest(),
         )
 
-    def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed]) -> None:
+    def _say(self, judged: Sequence[_Judged], filed: Sequence[Filed], taken: Collection[Origin]) -> None:
         ids = iter(filed)
         verbose = logger.isEnabledFor(logging.INFO)
         for entry, letter, _ in judged:
             one = next(ids) if entry is not None else None
+            if letter is not None and letter.origin in taken:
+                continue
             if letter is not None:
                 where = letter.file if letter.file is not None else str(letter.origin)
                 logger.warning("refused %s: %s", printable(where), printable(letter.reason, 500))
@@ -423,20 +445,21 @@ class Ingest:
                 (self._download_files / name).unlink()
 
     def _relay(self) -> None:
-        """Scripts and events of all rows for which they are owed: of processes that died, and of letters that were
-        tried again."""
+        """Scripts and events of rows for which they are owed, some at a time: of processes that died, and of letters
+        that were tried again."""
         self._owed = True
-        while rows := self._store.unannounced(_RELAYED):
-            waiting, settled = [], []
-            for row in rows:
-                if row.status is not Status.QUEUED:
-                    settled.append(row.id)
-                    continue
-                waiting.append(row.id)
-                self._script(row.id, row.execution_file, row.workflow_json)
-            if not self._announce(waiting, settled):
-                return
-        self._owed = False
+        self._more = False
+        rows = self._store.unannounced(_RELAYED)
+        waiting, settled = [], []
+        for row in rows:
+            if row.status is not Status.QUEUED:
+                settled.append(row.id)
+                continue
+            waiting.append(row.id)
+            self._script(row.id, row.execution_file, row.workflow_json)
+        if self._announce(waiting, settled):
+            self._owed = self._more = len(rows) == _RELAYED
+            self._look_at = time.monotonic() + _OWED_EVERY
 
     def _script(self, id: int, execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> None:
         try:

@@ -201,8 +201,8 @@ def _put(value: dict[str, object], key: str, new: object) -> None:
 
 class Letters:
     """The dead letters of an installation. embedded: the script in the queue folder is the event; else what is owed
-    is left to the next step of an ingest, which publishes it. load_hub: finds the services of today. inbox: may be
-    None."""
+    is published by an ingest, which looks for it every few seconds. load_hub: finds the services of today. inbox: may
+    be None."""
 
     def __init__(
         self,

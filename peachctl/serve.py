@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peachctl import files, script, wire
+from peachctl import files, names, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
 from peachctl.errors import PeachError, RefusedError, UnreachableError
@@ -20,7 +20,7 @@ from peachctl.ingest import Ingest
 from peachctl.names import printable
 from peachctl.notify import Notifier
 from peachctl.stop import Stop, Stopped
-from peachctl.store import Claim, Entry, ExecutionFileTaken, Status, Store
+from peachctl.store import Claim, Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.stuck import Watch
 from peachctl.workflow import Workflow
 
@@ -144,6 +144,8 @@ class IngestThread:
         self._steps = self._seen = 0
         self._quiet = 0.0
         self._asked = time.monotonic()
+        self.wait = 0.5
+        """Seconds for which a step waits for messages."""
         self.began = False
         self.paused: str | None = None
 
@@ -178,7 +180,7 @@ class IngestThread:
             with self._open(self._stop) as (ingest, _):
                 ingest.repair()
                 while not self._stop.asked:
-                    handled = ingest.step(0.5)
+                    handled = ingest.step(self.wait)
                     self._steps += 1
                     self.paused = ingest.paused
                     if not self.began and ingest.paused is None:
@@ -211,6 +213,8 @@ def serve_events(
     patience = Patience(once)
     stop.give(loop)
     failure: BaseException | None = None
+    if ingest is not None:
+        ingest.wait = min(ingest.wait, notifier.patience / 2)
     try:
         for part in (events, ingest):
             if part is not None:
@@ -233,6 +237,8 @@ def serve_events(
                 events.tend()
             notifier.step(
                 well=loop.signed_on and (ingest is None or ingest.began),
+                # Not while all ends in any case: a batch in hand may take its time.
+                alive=ingest is None or loop.draining or ingest.quiet() <= notifier.patience,
                 status=lambda: _events_status(loop, store, events, ingest),
             )
             if once and not loop.busy and loop.away is None:
@@ -349,10 +355,20 @@ class Scripts:
     first: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look_around(self) -> None:
-        """At the start: our own scripts without a row get one; others only with `--existing`."""
+        """At the start: our own scripts without a row get one; others only with `--existing`.
+
+        Not where there was a row that somebody deleted: such a script runs again when it is saved again. Who files a
+        message has its row before its script, so a name that only messages get tells that as well (but with
+        `--existing`: the script may be another installation's).
+        """
         for seen in self.bus.scripts():
             self.first[seen.name] = (seen.mtime_ns, seen.inode)
-            if self.store.find(seen.name) is None:
+            if self.store.find(seen.name) is not None:
+                continue
+            of_message = names.parse_script_name(seen.name) is not None and not self.existing
+            if of_message or self.store.outcome(_origin(seen.name)) is not None:
+                logger.info("%s has no row any more; it is left alone until it is saved again", printable(seen.name))
+            else:
                 self._file(seen, foreign=self.existing)
 
     def started(self, claim: Claim, event: Mapping[str, Any]) -> None:
@@ -430,8 +446,15 @@ class Scripts:
             execution_file=seen.name,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
+        if self.store.outcome(_origin(seen.name)) is None:
+            entry = replace(entry, origin=_origin(seen.name))  # by which it is known when its row is gone
         try:
             self.store.file([entry])
             fail_point("watch:filed")
         except ExecutionFileTaken:
             return  # somebody else has just filed it
+
+
+def _origin(name: str) -> Origin:
+    """Of a script that came by itself: its name, as a number."""
+    return Origin("scripts", 0, int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:7]))

@@ -84,5 +84,5 @@ def _look(store: Store, submission: Submission, origin: Origin) -> None:
     if row is not None and row.reason:
         submission.reason = mask(row.reason)
         return
-    reasons = [letter.reason for letter in store.letters() if letter.origin == origin]
+    reasons = [letter.reason for letter in store.letters(bodies=False) if letter.origin == origin]
     submission.reason = mask(reasons[0]) if reasons else "it stands with the dead letters: peachctl dlq list"

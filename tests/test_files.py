@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,6 +219,7 @@ def test_temporary_files_of_dead_processes_are_removed_and_nothing_else(tmp_path
     dead = f"""
 import os, time
 from pathlib import Path
+from typing import Any
 from peachctl import files
 with files._temporary(Path({str(tmp_path)!r})) as (stream, path):
     stream.write(b"half")
@@ -541,6 +543,36 @@ def test_outputs_packed_in_the_same_microsecond_have_names_of_their_own(
     ]
 
 
+@pytest.mark.fault("A11")
+@pytest.mark.parametrize("links", [True, False])
+def test_an_output_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """The power cannot be cut here: held is the order of the calls that a disk is promised to honour."""
+    order: list[str] = []
+
+    def noting(module: Any, name: str, refused: bool = False) -> None:
+        ordinary = getattr(module, name)
+
+        def call(*args: Any, **more: Any) -> Any:
+            if refused:
+                raise OSError(errno.EPERM, "no hard links")
+            kind = "folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else ""
+            order.append(f"{name} {kind}".strip())
+            return ordinary(*args, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "a.log").write_text("x")
+    noting(os, "fsync")
+    noting(os, "link", refused=not links)
+    noting(os, "rename")
+    name = files.pack(tmp_path / "w", tmp_path, 1)
+    assert (tmp_path / name).is_file()
+    assert order == ["fsync", "link" if links else "rename", "fsync folder"]
+
+
 def test_without_hard_links_outputs_are_renamed_into_place(
     temp: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,6 +624,7 @@ def test_a_row_out_of_attempts_keeps_what_its_last_attempt_made(temp: Path, down
 UNPRIVILEGED = """
 import gzip, os, sys
 from pathlib import Path
+from typing import Any
 from peachctl import files
 if os.geteuid() == 0:
     os.setgroups([])

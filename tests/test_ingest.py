@@ -394,6 +394,56 @@ def test_a_file_that_was_written_on_after_it_was_filed_is_filed_again_with_what_
     assert place.inbox() == []
 
 
+def test_a_message_that_was_taken_and_comes_again_is_not_refused_for_a_service_that_was_removed_since(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rejected: list[str] = []
+    monkeypatch.setattr(place.bus, "reject", lambda message, reason: rejected.append(reason))
+    message = Message(json.dumps(DIAMOND).encode(), Origin("t", 0, 7), "x.json")
+    hub = find_services(place.hub)
+    for services in (hub.services, [one for one in hub.services if one.service.id != "Split"]):
+        loop = make_loop(
+            place.home,
+            place.store,
+            place.bus,
+            place.hub,
+            load_hub=lambda: replace(hub, services=services),  # noqa: B023
+        )
+        loop._hand = [message]
+        assert loop.step(0) == 1
+    assert [row.status for row in place.store.rows()] == [Status.QUEUED]
+    assert (rejected, place.store.letters(), "refused" in caplog.text) == ([], [], False)
+    loop._hand = [replace(message, origin=Origin("t", 0, 8))]
+    loop.step(0)
+    assert len(rejected) == len(place.store.letters()) == 1
+
+
+def test_what_another_process_owes_is_relayed_by_an_ingest_that_has_nothing_to_do(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_OWED_EVERY", 0.1)
+    place.loop.repair()
+    place.loop.step(0)
+    entry = prepare_entry(json.dumps(DIAMOND).encode(), "x.json", find_services(place.hub), wire.Limits())
+    place.store.file([entry])
+    end = time.monotonic() + 10
+    while place.store.unannounced(1) and time.monotonic() < end:
+        place.loop.step(0.05)
+    assert place.store.unannounced(1) == [] and place.scripts() == [entry.execution_file]
+
+
+def test_a_large_debt_is_relayed_a_slice_in_each_step(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "_RELAYED", 2)
+    entry = prepare_entry(json.dumps(DIAMOND).encode(), "x.json", find_services(place.hub), wire.Limits())
+    ingest.unique_names([entry] * 5, place.store.file)
+    left = []
+    while not place.loop.drained():
+        place.loop.step(0.2)
+        left.append(len(place.store.unannounced(10)))
+    assert left == [3, 1, 0]
+    assert len(place.scripts()) == 5
+
+
 # What makes it wait
 
 
@@ -437,6 +487,22 @@ def test_a_service_installed_a_moment_ago_is_found(place: Place, tmp_path: Path)
     while not loop.step(0.1):
         pass
     assert [row.status for row in place.store.rows()] == [Status.QUEUED]
+
+
+def test_a_batch_of_refused_messages_looks_at_the_hub_once_and_a_cycle_never(place: Place) -> None:
+    looks: list[None] = []
+    hub = find_services(place.hub)
+    loop = make_loop(place.home, place.store, place.bus, place.hub, load_hub=lambda: looks.append(None) or hub)
+    loop.step(0)
+    for value, of_hub in ((CYCLE, False), (workflow(node("a", "Nowhere")), True)):
+        for number in range(40):
+            place.drop(value, f"{number}.json")
+        before, batches = len(looks), []
+        while sum(batches) < 40:
+            batches.append(loop.step(0.2))
+        assert len(looks) - before == (len([one for one in batches if one]) if of_hub else 0)
+        assert len(batches) < 40
+    assert len(place.store.letters()) == 80
 
 
 def renamed(hub: Hub, name: str, other: str) -> Any:

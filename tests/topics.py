@@ -12,6 +12,7 @@ from kafka.admin import NewPartitions, NewTopic  # noqa: TID253
 from kafka.errors import RetriableError  # noqa: TID253
 
 from peachctl.bus import kafka_start
+from peachctl.bus.kafka_client import patiently
 from tests.servers.kafka import Broker
 
 _counter = itertools.count()
@@ -79,9 +80,10 @@ class Topics:
         return found
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int | None:
+        # A broker that has just started chooses its coordinators when the first one asks.
         try:
-            found = self.admin.list_group_offsets({group: None}).get(group, {})
-        except RetriableError:  # of a broker that has just started
+            found = patiently(lambda: self.admin.list_group_offsets({group: None}).get(group, {}))
+        except RetriableError:
             return None
         kept = found.get(TopicPartition(topic, partition))
         return None if kept is None else int(kept.offset)

@@ -12,13 +12,15 @@ from peachctl.store import Origin
 class Message:
     """One message. body: its bytes. file: name under which it came through the inbox, else None (`.json` and `.wf`
     names hold JSON, all others Avro). priority: what the sender asked for. size: bytes of the whole message where the
-    transport delivered only the beginning of one beyond its limit, else None."""
+    transport delivered only the beginning of one beyond its limit, else None; sha256: hex, of the whole one,
+    where that is known then."""
 
     body: bytes
     origin: Origin
     file: str | None = None
     priority: int = 1
     size: int | None = None
+    sha256: str | None = None
 
 
 class MessageTooLarge(PeachError):

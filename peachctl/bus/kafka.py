@@ -6,7 +6,8 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   was delivered since they became ours: a late commit would turn back the offset of their new owner. Where a rebalance
   gives a partition to another consumer, what is in hand here comes there again, and its origins are known.
 - kafka-python begins nowhere by itself. Where a partition becomes ours it is paused, in the callback, before anything
-  of it can be delivered; then its committed offset is looked at, and it begins there: one message earlier, where that
+  of it can be delivered; then its committed offset (without one: what is known of it) is looked at, and it begins
+  there: one message earlier, where that
   message is known, so that the store compares its hash. That shows a topic that was made anew, also one that has more
   messages by now than it had before. An offset beyond the end shows it at once; one before the beginning means that
   the broker's retention took what nobody had read.
@@ -17,6 +18,7 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   of the leader's epoch) is replaced as well.
 """
 
+import hashlib
 import logging
 import re
 import time
@@ -48,7 +50,7 @@ from peachctl.bus.kafka_client import (
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
-from peachctl.errors import MadeAnewError, PeachError, RefusedError, UnreachableError
+from peachctl.errors import MadeAnewError, PeachError, UnreachableError
 from peachctl.store import Origin, Store
 from peachctl.store.rules import PRIORITIES
 
@@ -128,7 +130,12 @@ class KafkaBus:
         self._commit()
 
     def reject(self, message: Message, reason: str) -> None:
-        """A copy in `kafka.topic_dead`, with its reason and origin as headers. Fails with a warning only."""
+        """A copy in `kafka.topic_dead`, with its reason and origin as headers. Fails with a warning only.
+
+        None of a message that was acknowledged before: it came again to show that the topic is the same, and its copy
+        was made then."""
+        if message.origin.offset < self._acked.get(_place(message), 0):
+            return
         headers = {
             "peachctl-reason": reason,
             "peachctl-topic": message.origin.topic,
@@ -137,17 +144,15 @@ class KafkaBus:
         }
         if message.size is not None:
             headers["peachctl-size"] = str(message.size)
-        try:
-            [sent] = self._publisher.send(self._config.kafka.topic_dead, [message.body], headers, patience=10.0)
-            trouble = self._publisher.trouble if sent is None else None
-        except RefusedError as error:
-            trouble = error.message
+        [sent] = self._publisher.send(self._config.kafka.topic_dead, [message.body], headers, patience=10.0)
+        trouble = self._publisher.trouble if sent is None else None
         if trouble is not None and trouble != self._dead_said:
             logger.warning("%s; refused messages are kept in the database alone (peachctl dlq list)", trouble)
         self._dead_said = trouble
 
     def publish(self, ids: Sequence[int]) -> list[int]:
-        """Announces rows in `kafka.topic_processed`, the id in decimal ASCII each."""
+        """Announces rows in `kafka.topic_processed`, the id in decimal ASCII each. Hints: also where the broker does
+        not allow it, there is only a warning."""
         if not ids:
             return []
         sent = self._publisher.send(self._config.kafka.topic_processed, [b"%d" % id for id in ids])
@@ -261,7 +266,8 @@ class KafkaBus:
     def _same_topic(self) -> None:
         """Raises MadeAnewError where the topic is another one than at the start, before anything of it is delivered:
         kafka-python reads on in a topic that was made anew while it read, at the offset where it was. Brokers before
-        2.8 give topics no ids."""
+        2.8 give topics no ids; there the offsets that went with the topic show it, and another consumer compares what
+        it finds. Raises UnreachableError for that."""
         topic = self._config.kafka.topic_execute
         found = topic_id(self._admin, topic)
         if found is None:
@@ -273,18 +279,18 @@ class KafkaBus:
                 f"topic {topic}: the topic was deleted and made anew", f"peachctl init-kafka --accept-new {topic}"
             )
         self._topic_id = found
+        gone = [tp for tp in self._acked if not found and self._consumer.committed(tp, timeout_ms=CALL) is None]
+        if gone:
+            self._drop()
+            self._away(f"topic {topic}: the offsets of the group {self._config.kafka.group_ingest} are gone")
 
     def _message(self, record: Any) -> Message:
         body = record.value or b""
-        size = len(body)
-        if size > self._max_bytes:
-            body = body[: self._max_bytes + 1]
-        return Message(
-            bytes(body),
-            Origin(record.topic, record.partition, record.offset),
-            priority=_priority(record.headers),
-            size=size if size > len(body) else None,
-        )
+        origin, priority = Origin(record.topic, record.partition, record.offset), _priority(record.headers)
+        if len(body) <= self._max_bytes:
+            return Message(bytes(body), origin, priority=priority)
+        sha256 = hashlib.sha256(body).hexdigest()
+        return Message(bytes(body[: self._max_bytes + 1]), origin, priority=priority, size=len(body), sha256=sha256)
 
     def _settle(self, consumer: Any) -> None:
         """Says where partitions that became ours begin, and lets them go on."""
@@ -319,8 +325,9 @@ class KafkaBus:
 
     def _position(self, tp: TopicPartition, kept: int | None, beginning: int, end: int) -> int:
         where = f"topic {tp.topic}: partition {tp.partition}"
+        kept = self._unread(tp) if kept is None else kept
         if kept is None:
-            return self._unread(tp, beginning)
+            return beginning
         if kept > end:
             raise MadeAnewError(
                 f"{where} ends at offset {end}, but was read up to {kept}: the topic was deleted and made anew",
@@ -341,10 +348,12 @@ class KafkaBus:
             return kept - 1
         return kept
 
-    def _unread(self, tp: TopicPartition, beginning: int) -> int:
-        """Where a partition without an offset begins: behind what is known of it."""
+    def _unread(self, tp: TopicPartition) -> int | None:
+        """What stands for the offset of a partition that has none: behind what is known of it, or where reading of the
+        topic began; None for one that is new. It is not believed without the checks that an offset has to pass: who
+        makes a topic anew takes its offsets away."""
         last = self._store.last_offset(tp.topic, tp.partition)
-        return beginning if last is None else max(beginning, last + 1)
+        return (self._store.began(tp.topic) or {}).get(tp.partition) if last is None else last + 1
 
     def _begin(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions that the group has no offset of, and that are ours."""
@@ -352,8 +361,10 @@ class KafkaBus:
         try:
             beginnings = consumer.beginning_offsets(list(partitions), timeout_ms=CALL)
             logger.info("new partitions: %s", ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)))
-            unread = {tp: _offset(self._unread(tp, beginning)) for tp, beginning in beginnings.items()}
-            consumer.commit(unread, timeout_ms=CALL)
+            unread = {tp: self._unread(tp) for tp in beginnings}
+            consumer.commit(
+                {tp: _offset(beginnings[tp] if at is None else at) for tp, at in unread.items()}, timeout_ms=CALL
+            )
         except (CommitFailedError, RebalanceInProgressError):
             time.sleep(_JOINING)
         except KafkaError as error:

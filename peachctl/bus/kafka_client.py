@@ -10,8 +10,10 @@ Imported late: kafka costs more than all of the command line.
 """
 
 import logging
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,8 +54,10 @@ CALL = 10_000
 _GREETING = 5.0
 _CLOSING = 1.5  # seconds of connections that are closed when they are greeted: a broker that begins or ends does so too
 _LARGEST = 100 << 20  # bytes of an answer; what is no Kafka says something that is more, taken for a size
+_MOMENT = 0.3  # of silence, after which another server is asked as well
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
+_answered: dict[tuple[str, ...], str] = {}
 
 
 class TopicMissing(UnreachableError):
@@ -79,9 +83,14 @@ class Settings:
         return ", ".join(self.servers)
 
     def options(self) -> dict[str, Any]:
-        """What all three clients take. Holds the password: not for any message."""
+        """What all three clients take. Holds the password: not for any message.
+
+        Of the servers the one that answered `reach` alone: kafka-python begins with any of them, and gives up where
+        that one is silent. It hears of the others there.
+        """
+        answered = _answered.get(self.servers)
         return {
-            "bootstrap_servers": list(self.servers),
+            "bootstrap_servers": list(self.servers) if answered is None else [answered],
             "client_id": _CLIENT,
             "security_protocol": self.protocol,
             "ssl_context": self.context,
@@ -165,33 +174,69 @@ class _Odd(ConnectionError):
 def reach(to: Settings, patience: float = PATIENCE) -> None:
     """Returns as soon as one of the servers has greeted us. Raises RefusedError at once where one does not accept who
     we are (or we not it), ConfigError for a SASL mechanism that it does not have, UnreachableError after `patience`
-    seconds without an answer, and soon where what answers is no Kafka, or TLS where we are not or the reverse."""
+    seconds without an answer, and soon where what answers is no Kafka, or TLS where we are not or the reverse.
+
+    The one that answered last time is asked first, and the next one as soon as it failed or was silent for a moment:
+    a server that lets packets vanish does not hide the ones that live.
+    """
     end = time.monotonic() + patience
     odd_since: float | None = None
     while True:
-        failures = []
-        odd: list[_Odd] = []
-        for server in to.servers:
-            host, _, port = server.rpartition(":")
-            try:
-                _greet(to, host.strip("[]"), int(port), min(_GREETING, max(0.1, end - time.monotonic())))
-                return
-            except (OSError, KafkaError) as error:
-                failures.append(f"{server}: {_reason(error)}")
-                odd += [error] if isinstance(error, _Odd) else []
+        failed = _ask_all(to, min(_GREETING, max(0.1, end - time.monotonic())))
+        if not failed:
+            return
+        failures = "; ".join(f"{server}: {_reason(error)}" for server, error in failed.items())
         now = time.monotonic()
-        odd_since = (odd_since or now) if len(odd) == len(failures) else None
-        clear = odd_since is not None and (all(one.sure for one in odd) or now - odd_since >= _CLOSING)
-        if clear:
+        odd = [error for error in failed.values() if isinstance(error, _Odd)]
+        odd_since = (odd_since or now) if len(odd) == len(failed) else None
+        if odd_since is not None and (all(one.sure for one in odd) or now - odd_since >= _CLOSING):
             raise UnreachableError(
-                f"Kafka cannot be reached: {'; '.join(failures)}",
+                f"Kafka cannot be reached: {failures}",
                 "see kafka.security_protocol, and the port in kafka.bootstrap_servers",
             )
         if now + 0.5 > end:
             raise UnreachableError(
-                f"Kafka cannot be reached: {'; '.join(failures)}", "see that it runs, and kafka.bootstrap_servers"
+                f"Kafka cannot be reached: {failures}", "see that it runs, and kafka.bootstrap_servers"
             )
         time.sleep(0.5)
+
+
+def _ask_all(to: Settings, patience: float) -> dict[str, Exception]:
+    """What is the matter with each server; nothing where one has greeted us."""
+    end = time.monotonic() + patience
+    moment = min(_MOMENT, patience / (2 * len(to.servers)))
+    answers: queue.SimpleQueue[tuple[str, Exception | None]] = queue.SimpleQueue()
+    waiting = sorted(to.servers, key=lambda server: server != _answered.get(to.servers))
+    failures: dict[str, Exception] = {server: TimeoutError() for server in to.servers}
+    heard = 0
+    while heard < len(to.servers) and (left := end - time.monotonic()) > 0:
+        if waiting:
+            server = waiting.pop(0)
+            threading.Thread(target=_ask, args=(to, server, left, answers), name="greeting", daemon=True).start()
+        try:
+            server, error = answers.get(timeout=min(moment, left) if waiting else left)
+        except queue.Empty:
+            continue
+        heard += 1
+        if error is None:
+            _answered[to.servers] = server
+            return {}
+        if not isinstance(error, OSError | KafkaError):
+            raise error
+        failures[server] = error
+    return failures
+
+
+def _ask(
+    to: Settings, server: str, patience: float, answers: "queue.SimpleQueue[tuple[str, Exception | None]]"
+) -> None:
+    host, _, port = server.rpartition(":")
+    try:
+        _greet(to, host.strip("[]"), int(port), patience)
+    except Exception as error:  # noqa: BLE001 - who waits for it raises it
+        answers.put((server, error))
+    else:
+        answers.put((server, None))
 
 
 def _greet(to: Settings, host: str, port: int, timeout: float) -> None:

@@ -176,6 +176,8 @@ class _Listener(threading.Thread):
                     self._compare(consumer, heard=heard)
                     heard = False
                     next_probe = time.monotonic() + events._probe
+            if events._commits:
+                _commit_at_end(consumer)
         finally:
             _close(consumer)
 
@@ -227,6 +229,18 @@ def _commit(consumer: Any, positions: dict[Any, int]) -> None:
     from kafka import OffsetAndMetadata
 
     consumer.commit_async({one: OffsetAndMetadata(position, "", -1) for one, position in positions.items()})
+
+
+def _commit_at_end(consumer: Any) -> None:
+    """So that tools show no lag of a group whose executors heard everything and ended."""
+    from kafka import OffsetAndMetadata
+    from kafka.errors import KafkaError
+
+    try:
+        positions = {one: consumer.position(one, timeout_ms=1000) for one in consumer.assignment()}
+        consumer.commit({one: OffsetAndMetadata(at, "", -1) for one, at in positions.items()}, timeout_ms=1000)
+    except KafkaError as error:
+        logger.debug("the position is not committed: %s", error)
 
 
 def _close(consumer: Any) -> None:

@@ -27,24 +27,24 @@ class Publisher:
         self._to = to
         self._largest = largest
         self._producer: Any = None
-        self._rest_until: dict[str, float] = {}
+        self._rests: dict[str, tuple[float, str]] = {}  # until when, and why, by topic
         self.trouble: str | None = None
 
     def send(
         self, topic: str, values: Sequence[bytes], headers: Mapping[str, str] | None = None, patience: float = 35.0
     ) -> list[Origin | None]:
         """Where each value stands in the topic now; None for one that was not acknowledged within `patience` seconds
-        (it may stand there all the same). Raises RefusedError."""
+        (it may stand there all the same). After a failure nothing is sent to that topic for some seconds."""
         if not values:
             return []
         end = time.monotonic() + patience
-        if time.monotonic() < self._rest_until.get(topic, 0):
-            return [None] * len(values)  # `trouble` still says why
+        until, why = self._rests.get(topic, (0.0, ""))
+        if time.monotonic() < until:
+            self.trouble = why
+            return [None] * len(values)
         try:
             producer = self._ready()
-        except RefusedError:
-            raise
-        except UnreachableError as error:
+        except (RefusedError, UnreachableError) as error:
             self._failed(topic, error.message)
             return [None] * len(values)
         self.trouble = None
@@ -68,10 +68,7 @@ class Publisher:
                 sent.append(None)
         if failure is not None:
             self.close(0.0)
-            told = translated(failure, self._to, f"nothing can be sent to the topic {topic}")
-            if isinstance(told, RefusedError):
-                raise told
-            self._failed(topic, told.message)
+            self._failed(topic, translated(failure, self._to, f"nothing can be sent to the topic {topic}").message)
         return sent + [None] * (len(values) - len(sent))
 
     def _ready(self) -> Any:
@@ -82,7 +79,7 @@ class Publisher:
 
     def _failed(self, topic: str, why: str) -> None:
         self.trouble = why
-        self._rest_until[topic] = time.monotonic() + _REST
+        self._rests[topic] = (time.monotonic() + _REST, why)
 
     def close(self, timeout: float = 5.0) -> None:
         """Waits at most that many seconds for what is under way."""

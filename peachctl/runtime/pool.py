@@ -20,6 +20,7 @@ import ctypes
 import gc
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -264,13 +265,9 @@ class Pool:
             with contextlib.suppress(OSError):
                 worker.socket.shutdown(socket.SHUT_RDWR)
         for worker in list(self._workers.values()):
-            while time.monotonic() < deadline:
-                if os.waitpid(worker.pid, os.WNOHANG)[0]:
-                    break
-                time.sleep(0.001)
-            else:
+            if not _gone_soon(worker.pidfd, max(0.0, deadline - time.monotonic())):
                 os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
+            os.waitpid(worker.pid, 0)
             self._forget(worker)
         self._selector.close()
 
@@ -301,10 +298,10 @@ def _has_said(connection: socket.socket) -> bool:
     return True
 
 
-def _gone_soon(pidfd: int) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(pidfd, selectors.EVENT_READ)
-        return bool(selector.select(1.0))
+def _gone_soon(pidfd: int, seconds: float = 1.0) -> bool:
+    poll = select.poll()  # not `select`, whose descriptors end at 1024
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _last_words(descriptor: int) -> str:

@@ -155,7 +155,9 @@ class Hub:
         return start
 
     def _import(self, located: Located) -> Callable[..., Any]:
-        importlib.invalidate_caches()
+        if self._starts:
+            # What an earlier service wrote a moment ago may be imported. Before the first, times of folders tell.
+            importlib.invalidate_caches()
         id, folder = located.id, located.folder
         package = f"{id}.v{located.version}"
         made: list[str] = []

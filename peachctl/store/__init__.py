@@ -90,7 +90,8 @@ class Entry:
 class Filed:
     """What became of an Entry: the row's id and script name, and whether this call made the row.
 
-    execution_file is '' where a known row was deleted since.
+    execution_file is '' where a known row was deleted since; id is 0 as well where the message was a dead letter that
+    was dropped: whoever dropped it wanted no row of it.
     """
 
     id: int
@@ -162,7 +163,8 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A refused message. number: 0 until filed. body: the bytes, cut at 1 MiB. received: unix seconds."""
+    """A refused message. number: 0 until filed. body: the bytes, cut at 1 MiB. received: unix seconds. sha256: hex, of
+    all its bytes, where the body is cut; kept with the origin."""
 
     reason: str
     field: str
@@ -174,6 +176,7 @@ class Letter:
     received: float
     queue_id: int | None = None
     number: int = 0
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +205,9 @@ class Store(Protocol):
     def file(self, entries: Sequence[Entry], letters: Sequence[Letter] = ()) -> list[Filed]:
         """Files all entries (status queued, or error where refused) with origin and announcement to be made, and the
         letters, in one transaction. An entry whose origin is known makes no row: the known one is returned with
-        new=False (its sha256 must be the same, else StateError: the topic was made anew). A letter whose origin is
-        known is passed over. An execution_file that is taken by another row raises ExecutionFileTaken, an entry that is
-        larger than the database takes EntryTooLarge."""
+        new=False. A letter whose origin is known is passed over. The sha256 of either must be the same then, else
+        StateError: the topic was made anew. An execution_file that is taken by another row raises ExecutionFileTaken,
+        an entry that is larger than the database takes EntryTooLarge."""
         ...
 
     def file_claimed(self, entry: Entry, executor: Executor, lease: float) -> Claim:
@@ -358,7 +361,9 @@ class Store(Protocol):
 
     def letter(self, number: int) -> Letter | None: ...
 
-    def drop_letters(self, numbers: Sequence[int]) -> int: ...
+    def drop_letters(self, numbers: Sequence[int]) -> int:
+        """Their messages stay known by their origins, and are not filed when they come again."""
+        ...
 
     def refile(self, number: int, entry: Entry) -> Filed:
         """A letter becomes the workflow that it should have been: the entry is filed (queued, announcement owed) and

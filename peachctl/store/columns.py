@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -89,6 +90,20 @@ def row(values: Sequence[Any]) -> Row:
         reason=reason,
         hub=hub,
         scheduler=scheduler,
+    )
+
+
+def begun(row: Row, attempt: int, host: str) -> Row:
+    """The row as it is once an attempt of it has begun."""
+    return replace(
+        row,
+        status=Status.PROCESSING,
+        progress=0,
+        finished_date=None,
+        output_file="",
+        attempt=attempt,
+        host=host,
+        reason=None,
     )
 
 

@@ -32,7 +32,7 @@ from peachctl.store import (
     columns,
     rules,
 )
-from peachctl.store.mysql_attempts import Attempts
+from peachctl.store.mysql_attempts import Attempts, Before
 from peachctl.store.mysql_claim import gate, pick, pick_only, waiting
 from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, marks
 from peachctl.store.mysql_filing import Filing
@@ -195,10 +195,19 @@ class MysqlStore:
     def _begin(self, ids: Sequence[int], executor: Executor, lease: float) -> list[Claim]:
         if not ids:
             return []
-        begun = self._attempts.begin(ids, executor, lease)
-        found = self._db.rows(f"{_ROW} WHERE q.id IN ({marks(ids)})", ids)
-        rows = {row.id: row for row in map(columns.row, found)}
-        return [Claim(id, begun[id].attempt, begun[id].token, rows[id], begun[id].resumed) for id in ids]
+        found = self._db.rows(
+            f"{_COLUMNS}, coalesce(j.from_start, 0), EXISTS (SELECT 1 FROM peach_runs o WHERE o.queue_id = q.id"
+            f" AND o.ended IS NULL) FROM {{queue}} q {_BESIDE} WHERE q.id IN ({marks(ids)})",
+            ids,
+        )
+        rows = {row.id: row for row in (columns.row(values[:-2]) for values in found)}
+        before = [Before(values[0], rows[values[0]].attempt, bool(values[-2]), bool(values[-1])) for values in found]
+        begun = self._attempts.begin(before, executor, lease)
+        host = columns.text(executor.host)
+        return [
+            Claim(id, one.attempt, one.token, columns.begun(rows[id], one.attempt, host), one.resumed)
+            for id, one in ((id, begun[id]) for id in ids)
+        ]
 
     def renew(self, executor: Executor, claims: Sequence[Claim], lease: float) -> dict[Claim, Wanted]:
         return self._renew(executor, claims, lease)

@@ -30,6 +30,16 @@ class Begun:
     resumed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a row was when it was locked. open: whether it has a run that has not ended."""
+
+    id: int
+    attempt: int
+    from_start: bool
+    open: bool
+
+
 class Attempts:
     """Runs, and what a row's attempts leave behind: counts, the reason, node states. wall: unix seconds."""
 
@@ -44,31 +54,23 @@ class Attempts:
         row = self._db.row("SELECT status FROM {queue} WHERE id = %s FOR UPDATE", (id,))
         return None if row is None or row[0] not in tuple(Status) else Status(row[0])
 
-    def begin(self, ids: Sequence[int], executor: Executor, lease: float) -> dict[int, Begun]:
-        """A new attempt of each row, all locked before, with its lease and first beat."""
-        ids = sorted(ids)
-        self._db.insert(
-            "INSERT INTO peach_jobs (queue_id)", [(id,) for id in ids], "ON DUPLICATE KEY UPDATE queue_id = queue_id"
-        )
+    def begin(self, found: Sequence[Before], executor: Executor, lease: float) -> dict[int, Begun]:
+        """A new attempt of each row, all locked before, with its lease and first beat. found: read after that."""
         begun, fresh = {}, []
-        for id, before, from_start, open_runs in self._db.rows(
-            "SELECT j.queue_id, j.attempt, j.from_start, EXISTS (SELECT 1 FROM peach_runs r"
-            " WHERE r.queue_id = j.queue_id AND r.ended IS NULL)"
-            f" FROM peach_jobs j WHERE j.queue_id IN ({marks(ids)})",
-            ids,
-        ):
-            if open_runs:
+        for one in sorted(found, key=lambda one: one.id):
+            if one.open:
                 raise Again("a row whose run is open was taken for a free one, by what was true before it was locked")
-            resumed = before > 0 and not from_start
-            begun[id] = Begun(before + 1, os.urandom(16).hex(), resumed)
-            if before and not resumed:
-                fresh.append(id)
+            resumed = one.attempt > 0 and not one.from_start
+            begun[one.id] = Begun(one.attempt + 1, os.urandom(16).hex(), resumed)
+            if one.attempt and not resumed:
+                fresh.append(one.id)
         if fresh:
             self._db.change(f"DELETE FROM peach_nodes WHERE queue_id IN ({marks(fresh)})", fresh)
-        self._db.change(
-            "UPDATE peach_jobs SET attempt = attempt + 1, from_start = 0, unpacked = 0, reason = NULL"
-            f" WHERE queue_id IN ({marks(ids)})",
-            ids,
+        ids = list(begun)
+        self._db.insert(
+            "INSERT INTO peach_jobs (queue_id, attempt)",
+            [(id, one.attempt) for id, one in begun.items()],
+            "ON DUPLICATE KEY UPDATE attempt = VALUES(attempt), from_start = 0, unpacked = 0, reason = NULL",
         )
         self._db.change(
             "UPDATE {queue} SET status = 1, progress = 0, finished_date = %s, output_file = ''"
@@ -77,13 +79,9 @@ class Attempts:
         )
         host, started = columns.text(executor.host), self._wall()
         self._db.insert(
-            "INSERT INTO peach_runs (queue_id, attempt, executor, token, host, beat, started)",
-            [(id, one.attempt, executor.token, one.token, host, 1, started) for id, one in begun.items()],
-        )
-        self._db.change(
-            "UPDATE peach_runs SET lease_until = UTC_TIMESTAMP(6) + INTERVAL %s SECOND"
-            f" WHERE queue_id IN ({marks(ids)}) AND ended IS NULL",
-            (lease, *ids),
+            "INSERT INTO peach_runs (queue_id, attempt, executor, token, host, beat, started, lease_until)",
+            [(id, one.attempt, executor.token, one.token, host, 1, started, lease) for id, one in begun.items()],
+            form="(%s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6) + INTERVAL %s SECOND)",
         )
         return begun
 

@@ -124,6 +124,8 @@ class MysqlSession:
         """The most bytes of a statement; known once a connection was made."""
         self.skips_locked = True
         """Whether the server has SKIP LOCKED; known once a connection was made."""
+        self.last_id = 0
+        """The id that the last statement gave, where it made one row."""
         self._quoted = self.quoted(queue_table)
         self._connection: Any = None
         self._cursor: Any = None  # one for all: to make one asks the server for a sign of life
@@ -164,10 +166,17 @@ class MysqlSession:
             return self._execute(sql, values)[1]
         return self._persist(lambda: self._execute(sql, values)[1])
 
-    def insert(self, into: LiteralString, rows: Sequence[Sequence[Any]], on_duplicate: LiteralString = "") -> None:
+    def insert(
+        self,
+        into: LiteralString,
+        rows: Sequence[Sequence[Any]],
+        on_duplicate: LiteralString = "",
+        form: LiteralString | None = None,
+    ) -> None:
         """Many rows of the same form, in statements of a few hundred, each smaller than what the server takes.
 
-        into: up to `VALUES`. Raises DuplicateKey, and RowTooLarge before anything of it is sent.
+        into: up to `VALUES`. form: of a row, where it is not all `%s`. Raises DuplicateKey, and RowTooLarge before
+        anything of it is sent.
         """
         most = self.packet - _FORM
         sizes = [self.check_size(row, index) for index, row in enumerate(rows)]
@@ -175,12 +184,12 @@ class MysqlSession:
         total = 0
         for row, size in zip(rows, sizes, strict=True):
             if len(part) == _ROWS or total + size > most:
-                self._insert(into, part, on_duplicate)
+                self._insert(into, part, on_duplicate, form)
                 part, total = [], 0
             part.append(row)
             total += size
         if part:
-            self._insert(into, part, on_duplicate)
+            self._insert(into, part, on_duplicate, form)
 
     def check_size(self, row: Sequence[Any], index: int = 0) -> int:
         """Bytes that these values take in a statement at most. Raises RowTooLarge."""
@@ -192,8 +201,8 @@ class MysqlSession:
             raise RowTooLarge(index, size, self.packet)
         return size
 
-    def _insert(self, into: str, rows: Sequence[Sequence[Any]], on_duplicate: str) -> None:
-        one = f"({', '.join(['%s'] * len(rows[0]))})"
+    def _insert(self, into: str, rows: Sequence[Sequence[Any]], on_duplicate: str, form: str | None) -> None:
+        one = form or f"({', '.join(['%s'] * len(rows[0]))})"
         self._execute(
             f"{into} VALUES {', '.join([one] * len(rows))} {on_duplicate}", [value for row in rows for value in row]
         )
@@ -304,6 +313,7 @@ class MysqlSession:
                 raise DuplicateKey(_said(error)) from error
             raise
         self._used = time.monotonic()
+        self.last_id = cursor.lastrowid or 0
         return found, cursor.rowcount
 
     def _connected(self) -> Any:

@@ -7,7 +7,6 @@ and finds what the first one made.
 
 # ruff: noqa: S608 - what is put together here are `%s` for the values of an IN; values are bound
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,7 +69,7 @@ class Filing:
             sha256 = first.sha256 if first is not None else None if found is None else found.sha256
             rules.check_same_message(entry.origin, entry.sha256, sha256)
             # What was a dead letter until now, and can be read today, is no dead letter any more.
-            if first is None and (found is None or found.queue_id is None):
+            if first is None and (found is None or (found.queue_id is None and self._has_letter(places[entry.origin]))):
                 mine[entry.origin] = entry
                 fresh.append(entry)
         ids = self._insert(fresh, announce=announce)
@@ -81,8 +80,8 @@ class Filing:
             first = entry if entry.origin is None else mine.get(entry.origin)
             if first is not None:
                 filed.append(Filed(ids[first.execution_file], first.execution_file, new=first is entry))
-            elif found is not None and found.queue_id is not None:
-                filed.append(Filed(found.queue_id, found.execution_file, new=False))
+            elif found is not None:
+                filed.append(Filed(found.queue_id or 0, found.execution_file, new=False))
         mine_ids = {origin: ids[entry.execution_file] for origin, entry in mine.items()}
         self._file_letters(letters, mine_ids, places, known)
         return filed
@@ -191,7 +190,9 @@ class Filing:
         return ids
 
     def _given(self, files: Sequence[str]) -> dict[str, int]:
-        """The ids of rows that were inserted in this order a moment ago."""
+        """The ids of rows that were inserted in this order by the last statement, or the last ones."""
+        if len(files) == 1 and self._db.last_id:
+            return {files[0]: self._db.last_id}
         if len(files) <= _MANY:
             first, last = self._db.row(
                 f"SELECT min(id), max(id) FROM {{queue}} WHERE execution_file IN ({marks(files)})", files
@@ -268,12 +269,13 @@ class Filing:
                 place = places[letter.origin]
                 if letter.origin in mine:
                     id = mine[letter.origin]
-                elif place in known or letter.origin in told:
+                elif place in known:
+                    rules.check_same_message(letter.origin, rules.sha256_of(letter), known[place].sha256)
+                    continue
+                elif letter.origin in told:
                     continue
                 else:
-                    whole = len(letter.body) == letter.size <= columns.BODY_LENGTH
-                    sha256 = hashlib.sha256(letter.body).hexdigest() if whole else None
-                    dead.append((place, sha256, id, "dead"))
+                    dead.append((place, rules.sha256_of(letter), id, "dead"))
                     told.add(letter.origin)
             # Each byte may take two in the statement.
             body = letter.body[: max(0, self._db.packet // 2 - (64 << 10))]
@@ -283,6 +285,14 @@ class Filing:
             "INSERT INTO peach_letters (reason, field, byte_offset, topic, part, off, file, size, body, received,"
             " queue_id)",
             rows,
+        )
+
+    def _has_letter(self, place: Place) -> bool:
+        return bool(
+            self._db.rows(
+                "SELECT 1 FROM peach_letters WHERE topic = %s AND part = %s AND off = %s LIMIT 1",
+                (place[0], *place[2:]),
+            )
         )
 
     # Origins

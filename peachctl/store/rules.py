@@ -1,5 +1,6 @@
 """What holds in every database: who may do what to a row, what is told of it, which message is the same one."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 
@@ -28,14 +29,21 @@ def check_runnable(entry: Entry) -> None:
         raise StateError(f"a refused workflow is not run: {entry.refused}")
 
 
-def check_same_message(origin: Origin, sha256: str, known: str | None) -> None:
+def check_same_message(origin: Origin, sha256: str | None, known: str | None) -> None:
     """Raises StateError where another message was filed from this origin."""
-    if known is not None and known != sha256:
+    if None not in (known, sha256) and known != sha256:
         raise StateError(
             f"topic {origin.topic}: partition {origin.partition}, offset {origin.offset} holds another message than"
             " the one that was filed from there: the topic was deleted and made anew",
             f"peachctl init-kafka --accept-new {origin.topic}",
         )
+
+
+def sha256_of(letter: Letter) -> str | None:
+    """Of all bytes of its message; None where not all of them are known."""
+    if letter.sha256 is None and len(letter.body) == letter.size <= columns.BODY_LENGTH:
+        return hashlib.sha256(letter.body).hexdigest()
+    return letter.sha256
 
 
 def began_name(topic: str) -> str:

@@ -3,7 +3,6 @@
 All of this happens inside of a transaction of the verb that calls it.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,11 @@ class Filing:
                 row = self._db.row("SELECT execution_file FROM {queue} WHERE id = ?", (known[0],))
                 return Filed(known[0], "" if row is None else row[0], new=False)
             # It was a dead letter until now; what can be read today is no dead letter any more.
-            self._db.change("DELETE FROM peach_letters WHERE topic = ? AND part = ? AND off = ?", _place(entry.origin))
+            letters = self._db.change(
+                "DELETE FROM peach_letters WHERE topic = ? AND part = ? AND off = ?", _place(entry.origin)
+            ).rowcount
+            if not letters:
+                return Filed(0, "", new=False)
         id = self._insert(entry)
         if announce:
             self._db.change("INSERT INTO peach_outbox (queue_id) VALUES (?)", (id,))
@@ -114,12 +117,11 @@ class Filing:
         if letter.origin is not None:
             if letter.origin in self._mine:
                 id = self._mine[letter.origin]
-            elif self._known(letter.origin) is not None:
+            elif (known := self._known(letter.origin)) is not None:
+                rules.check_same_message(letter.origin, rules.sha256_of(letter), known[1])
                 return
             else:
-                whole = len(letter.body) == letter.size <= columns.BODY_LENGTH
-                sha256 = hashlib.sha256(letter.body).hexdigest() if whole else None
-                self._remember(letter.origin, sha256, id, "dead")
+                self._remember(letter.origin, rules.sha256_of(letter), id, "dead")
         self._db.change(
             "INSERT INTO peach_letters (reason, field, byte_offset, topic, part, off, file, size, body, received,"
             " queue_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -418,6 +418,43 @@ def test_a_topic_that_was_made_anew_under_a_running_loop_is_noticed(site: Site) 
     assert site.names() == ["one", "two"]
 
 
+@pytest.mark.parametrize("names", [["new"], ["new", "newer", "newest", "and one"]], ids=["fewer", "more"])
+def test_a_topic_that_was_made_anew_and_took_its_offsets_with_it_is_noticed_where_topics_have_no_ids(
+    site: Site, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """Brokers before 2.8."""
+    from peachctl.bus import kafka as module
+
+    ordinary = module.topic_id
+    monkeypatch.setattr(module, "topic_id", lambda *given: None if ordinary(*given) is None else "")
+    site.send("one", "two")
+    loop = site.loop()
+    ingested(site, loop)
+    site.recreate(*names)
+    with pytest.raises(MadeAnewError, match="made anew"):
+        until(lambda: False, loop, seconds=60)
+    assert site.names() == ["one", "two"]
+
+
+@pytest.mark.parametrize("last", ["beyond the limit", "a letter"])
+def test_a_message_that_was_refused_shows_a_topic_that_was_made_anew_as_well(site: Site, last: str) -> None:
+    site.variables["PEACHCTL_LIMITS__MESSAGE_BYTES"] = "1024"
+    bodies = [b"x" * (5000 if last == "beyond the limit" else 50), b"y" * (5000 if last == "beyond the limit" else 50)]
+    site.topics.send(site.topics.execute, bodies[0])
+    ingested(site, site.loop())
+    site.buses.pop().close()
+    ingested(site, site.loop())  # it comes again, and is the one that is known
+    site.buses.pop().close()
+    site.recreate()
+    site.topics.send(site.topics.execute, bodies[1])
+    site.send("new")
+    consumer_group_at(site, 1)
+    loop = site.loop()
+    with pytest.raises(MadeAnewError, match="made anew"):
+        until(lambda: False, loop)
+    assert len(site.store.letters()) == 1 and site.names() == []
+
+
 def test_a_topic_is_not_accepted_as_new_while_a_consumer_is_at_work_or_when_it_is_the_old_one(site: Site) -> None:
     site.send("one")
     loop = site.loop()

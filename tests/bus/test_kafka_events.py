@@ -186,6 +186,14 @@ def test_a_thread_that_hangs_is_noticed_and_replaced(
     over.set()
 
 
+def test_where_it_is_at_its_end_is_committed(at: Topics, ear: Callable[..., Ear]) -> None:
+    at.create(at.processed)
+    listening = ear(probe=3600.0).listen()
+    listening.hears(b"1")
+    listening.events.stop()
+    assert at.committed(at.group_execute, at.processed) == 1
+
+
 def test_an_end_does_not_wait_for_the_next_event(at: Topics, ear: Callable[..., Ear]) -> None:
     at.create(at.processed)
     listening = ear().listen()

@@ -106,11 +106,13 @@ class BetweenKafka(Between):
 
 def _failing(key: int, version: int, frame: bytes, code: int) -> bytes:
     """The answer with this error wherever one stands in it."""
-    from kafka.protocol.api_header import ResponseClassRegistry  # noqa: TID253
+    from kafka.protocol.api_header import RequestHeader
 
-    answer = ResponseClassRegistry.get_response_class(key, version).decode(frame, framed=True, header=True)
+    asked = RequestHeader(request_api_key=key, request_api_version=version, correlation_id=0, client_id="")
+    answer = asked.get_response_class().decode(frame, framed=True, header=True)
     _fail(answer, code)
-    return bytes(answer.encode(version=version, framed=True, header=True))
+    answer._version = version
+    return bytes(answer.encode(framed=True, header=True))
 
 
 def _fail(part: Any, code: int) -> None:

@@ -41,9 +41,44 @@ def test_a_letter_comes_back_as_it_was_filed(store: Store, other: Store) -> None
 
 
 def test_a_letter_of_a_known_origin_is_passed_over(store: Store, other: Store, entry: Callable[..., Entry]) -> None:
-    store.file([entry(origin=origin(2))], [letter(origin=origin(1)), letter(origin=origin(1))])
-    other.file([], [letter(origin=origin(1)), letter(origin=origin(2))])
+    known = entry(origin=origin(2))
+    store.file([known], [letter(origin=origin(1)), letter(origin=origin(1))])
+    other.file([], [letter(origin=origin(1)), letter(origin=origin(2), sha256=known.sha256)])
     assert len(other.letters()) == 1
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_letter_of_another_message_at_a_known_origin_stops_with_its_sentence(
+    store: Store, entry: Callable[..., Entry], cut: bool
+) -> None:
+    """A topic that was made anew. cut: only the beginning of either message is kept."""
+    more: dict[str, Any] = {"size": 5000} if cut else {}
+    store.file([entry(origin=origin(1))], [letter(origin=origin(2), sha256="a" * 64 if cut else None, **more)])
+    for place in (1, 2):
+        with pytest.raises(StateError, match="made anew"):
+            store.file([], [letter(origin=origin(place), body=b"else", sha256="b" * 64 if cut else None, **more)])
+    store.file([], [letter(origin=origin(2), size=5000)])  # of which nobody knows
+    assert len(store.letters()) == 1
+
+
+def test_a_message_whose_letter_was_dropped_stays_known_and_is_not_filed(
+    store: Store, other: Store, entry: Callable[..., Entry]
+) -> None:
+    kept, dropped = entry(origin=origin(1)), entry(origin=origin(2))
+    store.file([], [letter(origin=one.origin, sha256=one.sha256) for one in (kept, dropped)])
+    [number] = [one.number for one in store.letters() if one.origin == dropped.origin]
+    store.drop_letters([number])
+    plain = entry()
+    filed = other.file([kept, dropped, plain])
+    assert [(one.new, one.execution_file) for one in filed] == [
+        (True, kept.execution_file),
+        (False, ""),
+        (True, plain.execution_file),
+    ]
+    assert filed[1].id == 0 and len(store.rows()) == 2 and store.letters() == []
+    refused = entry(origin=origin(2), sha256=dropped.sha256, refused="no such service")
+    assert not other.file([refused], [letter(origin=origin(2), sha256=dropped.sha256)])[0].new
+    assert len(store.rows()) == 2 and store.letters() == []
 
 
 def test_letters_without_an_origin_are_each_filed(store: Store) -> None:
@@ -56,7 +91,7 @@ def test_a_refused_workflow_is_a_row_and_a_letter_that_names_it(store: Store, en
     (filed,) = store.file([refused], [letter(origin=origin(1))])
     assert [one.queue_id for one in store.letters()] == [filed.id]
     again = entry(origin=origin(1), sha256=refused.sha256, refused="a cycle")
-    (known,) = store.file([again], [letter(origin=origin(1))])
+    (known,) = store.file([again], [letter(origin=origin(1), sha256=again.sha256)])
     assert known.id == filed.id and not known.new and len(store.letters()) == 1
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -37,6 +38,7 @@ from peachctl.store.mysql import MysqlStore, open_store
 from peachctl.store.mysql_connection import MysqlSession, Server
 from peachctl.store.mysql_schema import migrate
 from tests.servers import databases
+from tests.servers.between import Between
 from tests.store.adapters import MysqlDatabase, ids, place_server
 from tests.store.conftest import origin, state
 from tests.store.cutting import Cutting
@@ -469,6 +471,62 @@ def test_a_server_that_hangs_is_not_waited_for_without_end(
         finally:
             os.kill(own.known["pid"], signal.SIGCONT)
         assert store.file([entry()])[0].new
+
+
+@pytest.mark.fault("B12", "C4")
+def test_while_packets_vanish_nothing_is_waited_for_without_end_and_nothing_is_filed_twice(
+    database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
+) -> None:
+    server = place_server(database.place)
+    between = Between(server.url.port)
+    one = entry(origin=origin(1))
+    with closing(open_store(replace(server, url=replace(server.url, port=between.port)), patience=1)) as far:
+        assert far.rows() == []
+        started = time.monotonic()
+        with between.swallowing(), pytest.raises(UnreachableError):
+            far.file([one])
+        assert time.monotonic() - started < 10
+        assert far.file([one])[0].new
+        assert ids(far.rows()) == ids(store.rows()) and len(store.rows()) == 1
+    between.close()
+
+
+@pytest.mark.fault("F5")
+def test_the_driver_is_the_pure_one_whatever_was_imported_first(database: MysqlDatabase) -> None:
+    command = (
+        "import _mysql_connector, sys; from tests.store.adapters import open_place;"
+        " store = open_place('mysql', sys.argv[1]); store.rows(); print(type(store._db._connection).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, database.place], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert (done.stdout, done.returncode) == ("MySQLConnection\n", 0), done.stderr
+
+
+@pytest.mark.fault("C8")
+def test_a_change_to_what_is_there_already_has_found_its_row(
+    database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
+) -> None:
+    (filed,) = store.file([entry(priority=5)])
+    store.prioritise(filed.id, 5)
+    with closing(session(database)) as db:
+        change = "UPDATE {queue} SET priority = 5 WHERE id = %s"
+        assert [db.change(change, (id,)) for id in (filed.id, filed.id, filed.id + 1)] == [1, 1, 0]
+
+
+@pytest.mark.fault("C14")
+def test_a_store_has_one_connection_whatever_it_does(
+    store: MysqlStore, database: MysqlDatabase, entry: Callable[..., Entry]
+) -> None:
+    def connections() -> int:
+        user = place_server(database.place).url.name
+        return len(database.client().run("SELECT id FROM information_schema.processlist WHERE user = ?", user))
+
+    for _ in range(5):
+        store.file([entry()])
+        store.claim(EXECUTOR, 1, 60)
+        assert len(store.rows()) > 0
+    assert connections() == 1
 
 
 @pytest.mark.fault("C1", "A4")
