@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from peachctl import wire
 from peachctl.bus import MessageTooLarge
-from peachctl.errors import PeachError, RefusedError, WireError
+from peachctl.errors import ConfigError, PeachError, RefusedError, WireError
 from peachctl.hub import Hub, newest
 from peachctl.names import printable
 from peachctl.workflow import Problem, Service
@@ -74,8 +74,8 @@ class Announcer:
         self._too_large: bytes | None = None
         self.published = 0
         """Lists that the broker acknowledged."""
-        self.refused: RefusedError | None = None
-        """The error where the broker did not let us in at the last try."""
+        self.refused: PeachError | None = None
+        """The error where the broker did not let us in at the last try: waiting would not help."""
 
     def publish(self) -> ServiceList | None:
         """Publishes the list now; None where it is the very one that was too large before. Raises PeachError."""
@@ -102,7 +102,7 @@ class Announcer:
             found = self.publish()
         except PeachError as error:
             first = self.refused is None
-            self.refused = error if isinstance(error, RefusedError) else None
+            self.refused = error if isinstance(error, RefusedError | ConfigError) else None
             if self.refused is not None and first and not self.published:
                 return False  # most likely the command ends for that very reason, and says it; else the next try does
             if self._said != error.message:
