@@ -510,7 +510,7 @@ def _said(error: Exception, reply: int | None = None) -> str:
     number = getattr(error, "errno", -1)
     if number == 3024:  # the driver gives advice to programmers, on five lines
         return "no answer in time" if reply is None else f"no answer within {reply} s"
-    if number in (2006, 2013, 2055):
+    if number in (2006, 2013, 2055) and _number(error) != 2026:  # what TLS has against it is told
         return "the connection was lost"
     said = " ".join(str(getattr(error, "msg", None) or error).split())
     return mask(f"{number}: {said}" if number not in (-1, None) else said)
