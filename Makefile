@@ -41,7 +41,7 @@ check: $(VENV)/test.stamp  ## lint, format, types and layers alone
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/test.stamp  ## the benchmarks, each with its floor in the same run; ARGS="decode" takes one
+bench: $(VENV)/test.stamp $(VENV)/servers.stamp  ## the benchmarks, each with its floor in the same run; ARGS="decode" takes one
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 proof: $(VENV)/test.stamp $(VENV)/servers.stamp  ## the long campaigns; ARGS="--help" lists them with their options

@@ -35,7 +35,8 @@ PARTS = {
     "A": "Crashes along the way",
     "B": "Kafka",
     "C": "The database",
-    "D": "Secrets",
+    "D": "Files, host, time, secrets",
+    "E": "Hostile input",
 }
 
 FAULTS = {
@@ -118,7 +119,8 @@ FAULTS = {
     "A11": Fault(
         "the power goes",
         "databases that wait for the disk; outputs are on the disk before they are named; a torn script is found and"
-        " rendered again. A test cannot cut the power: held are the order of the calls, and what torn files lead to",
+        " rendered again. A test cannot cut the power: held are the order of the calls, and what torn files lead to;"
+        " that a server waits for its disk is its own setting",
         "files.py, script.py, store/sqlite_file.py",
     ),
     "B1": Fault("messages are delivered again", "origins are known", "store/, ingest.py"),
@@ -199,10 +201,59 @@ FAULTS = {
     "C15": Fault(
         "several processes on one SQLite file", "immediate transactions, WAL, waiting for locks", "store/sqlite_file.py"
     ),
+    "D1": Fault(
+        "a disk is full",
+        "temporary names; ingest and executors pause, with nothing lost",
+        "files.py, ingest.py, execute.py",
+    ),
+    "D2": Fault("a script is half written", "a checksum in its header; it is rendered again", "script.py, files.py"),
+    "D3": Fault(
+        "the clock is set", "leases by the database's time, durations by the monotonic clock", "store/, ingest.py"
+    ),
+    "D4": Fault(
+        "an executor is frozen, and woken",
+        "its supervisor ends its runs before anybody else may start them; tokens",
+        "runtime/parent.py, store/",
+    ),
+    "D7": Fault("SIGTERM, and a second one", "what runs is drained; then at once", "serve.py, execute.py"),
+    "D8": Fault(
+        "a folder vanishes, the kernel's events are lost",
+        "folders are listed again and again",
+        "bus/folder.py, bus/watch.py",
+    ),
     "D9": Fault(
         "a secret in what is said",
         "passwords are in no repr, error, log, command line or environment",
         "bus/kafka_client.py, masking.py",
+    ),
+    "D10": Fault("a file with a password that others can read", "it is refused", "config.py"),
+    "E1": Fault(
+        "what is no workflow: cut, empty, another format", "a letter, and the next message", "wire.py, ingest.py"
+    ),
+    "E2": Fault("bytes after the message", "refused", "wire.py"),
+    "E3": Fault("a cycle", "a row in error that names it", "workflow.py, ingest.py"),
+    "E4": Fault(
+        "ids that dangle or are doubled, unknown services", "a row in error that names them", "workflow.py, ingest.py"
+    ),
+    "E5": Fault("a parameter that equals a node's id", "values are never keys of the graph", "runtime/graph.py"),
+    "E6": Fault("ten thousand nodes", "no recursion, one statement a node", "workflow.py, script.py"),
+    "E7": Fault("messages beyond the limits", "refused unread", "wire.py"),
+    "E8": Fault(
+        "quotes, new lines, paths, NUL in any text",
+        "bound values in SQL, literals in scripts, names of our own",
+        "script.py, names.py, store/",
+    ),
+    "E9": Fault("numbers that are not finite", "texts in JSON and scripts", "jsonform.py"),
+    "E10": Fault("numbers beyond 32 bits", "refused", "wire.py"),
+    "E12": Fault(
+        "`from_uri` to inner addresses and files",
+        "lists of what is allowed; each redirect is checked",
+        "runtime/fetch.py",
+    ),
+    "E13": Fault(
+        "a service reads secrets",
+        "no password in its process: neither environment nor descriptors",
+        "runner/supervised.py",
     ),
 }
 

@@ -50,8 +50,9 @@ class _Refusal:
 class Ends:
     """All ends that one executor has to write.
 
-    wake: called from other threads when a step is due. pause: is told why nothing goes on for now. ended: is told each
-    end that was written, and whether the claim still held.
+    wake: called from other threads when a step is due. between: called between two writes to the database, each of
+    which may take its time; raises UnreachableError as they do. pause: is told why nothing goes on for now. ended: is
+    told each end that was written, and whether the claim still held.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Ends:
         download_files: Path,
         *,
         wake: Callable[[], None],
+        between: Callable[[], None],
         pause: Callable[[str], None],
         ended: Callable[[End, bool], None],
     ) -> None:
@@ -68,6 +70,7 @@ class Ends:
         self._workflow_temp = workflow_temp
         self._download_files = download_files
         self._wake = wake
+        self._between = between
         self._pause = pause
         self._ended = ended
         self._ends: list[End] = []
@@ -79,6 +82,12 @@ class Ends:
     def busy(self) -> int:
         """Ends that are not written yet."""
         return len(self._ends) + len(self._refusals)
+
+    @property
+    def working(self) -> int:
+        """Ends that a thread has in hand."""
+        futures = [end.packed for end in self._ends] + [refusal.packed for refusal in self._refusals]
+        return sum(future is not None and not future.done() for future in futures)
 
     @property
     def claims(self) -> list[Claim]:
@@ -130,9 +139,11 @@ class Ends:
     def write(self) -> None:
         """Writes the ends that are packed into their rows. Raises UnreachableError; they are kept then."""
         for refusal in [one for one in self._refusals if one.packed.done()]:
+            self._between()
             self._attach(refusal)
             self._refusals.remove(refusal)
         for end in [one for one in self._ends if one.packed is None]:
+            self._between()
             held = self._store.finish(
                 end.claim,
                 end.verdict.status,
@@ -170,7 +181,12 @@ class Ends:
         claim, attempt = end.claim, end.attempt
         if attempt is None:
             name = files.write_refusal(
-                self._workflow_temp, self._download_files, claim.id, claim.attempt, end.verdict.reason or ""
+                self._workflow_temp,
+                self._download_files,
+                claim.id,
+                claim.attempt,
+                end.verdict.reason or "",
+                claim.row.execution_file,
             )
             fail_point("execute:failure-packed")
             return name
@@ -197,7 +213,9 @@ class Ends:
     def _write_refusal(self, row: Row) -> str:
         """In a thread."""
         reason = row.reason or "no reason is known"
-        name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
+        name = files.write_refusal(
+            self._workflow_temp, self._download_files, row.id, row.attempt, reason, row.execution_file
+        )
         fail_point("execute:refusal-packed")
         return name
 

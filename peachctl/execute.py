@@ -22,8 +22,8 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 `ends`.
 """
 
-import contextlib
 import logging
+import math
 import os
 import selectors
 import threading
@@ -47,6 +47,8 @@ from peachctl.store import Claim, Executor, Status, Store, Wanted
 from peachctl.takeover import TakeOver
 
 logger = logging.getLogger(__name__)
+
+_LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
 
 Observer = Callable[[Claim, Mapping[str, Any]], None]
 
@@ -117,6 +119,7 @@ class ExecuteLoop:
             options.workflow_temp,
             options.download_files,
             wake=self._work_done,
+            between=self._beat,
             pause=self._pause,
             ended=self._say_ended,
         )
@@ -129,11 +132,14 @@ class ExecuteLoop:
         self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
         # For our own threads: that they are done says nothing of the queue.
         self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._done_lock = threading.Lock()
+        # Reentrant: a signal's handler pokes while its thread does.
+        self._wake_lock = threading.RLock()
         self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
         self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
+        self._looked_at = time.monotonic()
+        self._frozen_at = -math.inf
         self._look = True
         self._draining_until: float | None = None
         self._at_once = False
@@ -144,7 +150,7 @@ class ExecuteLoop:
         self._claim_at = 0.0
         self._closing = False
         self._until_claim = False
-        self._owed = False
+        self._returns: list[tuple[Claim, bool, str]] = []
         self._joined = False
         self._open_at = 0.0
         self.idle = False
@@ -156,8 +162,16 @@ class ExecuteLoop:
 
     @property
     def busy(self) -> int:
-        """Workflows that are run or packed now."""
-        return len(self._attempts) + self._ends.busy
+        """Workflows that are run or packed now. Some seconds after a drain, ends that cannot be written (the database
+        is away, the disk is full) count no more: the next executor packs and writes them."""
+        ends = self._ends.working if self._leaves else self._ends.busy
+        return len(self._attempts) + ends
+
+    @property
+    def _leaves(self) -> bool:
+        if self._draining_until is None:
+            return False
+        return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
 
     @property
     def draining(self) -> bool:
@@ -173,8 +187,9 @@ class ExecuteLoop:
 
     def poke(self) -> None:
         """Says that there may be work; safe from signal handlers and other threads."""
-        with contextlib.suppress(OSError):  # closed: a signal came late
-            os.eventfd_write(self.wake, 1)
+        with self._wake_lock:
+            if self.wake >= 0:  # else a signal came late
+                os.eventfd_write(self.wake, 1)
 
     def drain(self, *, at_once: bool = False) -> None:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
@@ -201,7 +216,9 @@ class ExecuteLoop:
         try:
             self._ready()
             self._beat()
+            self._write_returns()
             self._sweep()
+            self._beat()
             self._claim()
         except UnreachableError as error:
             if isinstance(error, RefusedError) and not self._joined:
@@ -235,7 +252,7 @@ class ExecuteLoop:
         self._preparer.shutdown(wait=True, cancel_futures=True)
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
-        done = self._ends.close() and not self._owed
+        done = self._ends.close() and not self._returns
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -244,10 +261,11 @@ class ExecuteLoop:
                 logger.warning("could not sign off: %s", error.message)
                 done = False
         self._selector.close()
-        os.close(self.wake)
-        with self._done_lock:
-            os.close(self._done)
-            self._done = -1
+        with self._wake_lock:
+            # Numbers are given out again: nobody may write to them any more.
+            closed, self.wake, self._done = (self.wake, self._done), -1, -1
+            for number in closed:
+                os.close(number)
         return done
 
     # The steps
@@ -268,11 +286,15 @@ class ExecuteLoop:
             self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
 
     def _beat(self) -> None:
+        """Renews the leases and says so to the supervisor, where that is due. Called between the verbs of a step: each
+        of them may wait for a slow database, and there may be many."""
+        self._frozen()
         now = time.monotonic()
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
         claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims
+        claims += [claim for claim, _, _ in self._returns]
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         # One query of an index: a row whose event was lost waits a second at the most.
@@ -280,7 +302,8 @@ class ExecuteLoop:
         if not self._until_claim:
             self._go_on()
         if self._runner is not None:
-            self._runner.beat()
+            # Leases count from their renewal, which may have returned late.
+            self._runner.beat(now)
         for attempt in self._attempts.values():
             want = wanted.get(attempt.claim, Wanted.GO_ON)
             if want is not Wanted.GO_ON and attempt.wanted is Wanted.GO_ON:
@@ -288,6 +311,14 @@ class ExecuteLoop:
                 attempt.wanted = want
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace if want is Wanted.CANCELLED else 2.0)
+
+    def _frozen(self) -> bool:
+        """Whether this process stood still a while ago (stopped, or its host at its end), longer than a verb waits."""
+        now = time.monotonic()
+        if now - self._looked_at > self._options.lease / 2:
+            self._frozen_at = now
+        self._looked_at = now
+        return now - self._frozen_at < self._options.lease
 
     def _sweep(self) -> None:
         if self._take_over.release_dead():
@@ -298,7 +329,10 @@ class ExecuteLoop:
             return
         self._next_sweep = now + self._options.sweep
         self._look_again()
-        self._take_over.sweep()
+        self._take_over.search()
+        self._beat()
+        self._take_over.release_expired()
+        self._beat()
         self._pack_refusals()
 
     def _pack_refusals(self) -> None:
@@ -426,7 +460,7 @@ class ExecuteLoop:
 
     def _work_done(self) -> None:
         """A thread of ours has done its work; `step` sees to it."""
-        with self._done_lock:
+        with self._wake_lock:
             if self._done >= 0:
                 os.eventfd_write(self._done, 1)
 
@@ -453,6 +487,7 @@ class ExecuteLoop:
             due = now - attempt.written_at >= 0.2
             if not due or not (attempt.changed or attempt.percent != attempt.written_percent):
                 continue
+            self._beat()
             attempt.written_at = now
             states = attempt.take_changes()
             try:
@@ -482,7 +517,11 @@ class ExecuteLoop:
         if self._end_unwanted(attempt):
             return
         if end.silent and attempt.limit is None:
-            self._give_back(attempt, vanished=True, reason="its executor was frozen or lost the database")
+            # A database that was away says nothing against the workflow. A host that freezes may do so because of it,
+            # each time anew, and that must come to an end.
+            frozen = self._frozen()
+            how = "was frozen" if frozen else "could not renew its lease in time"
+            self._give_back(attempt, vanished=frozen, reason=f"its executor {how}")
             return
         self._end(attempt, end.code, end.memory)
 
@@ -525,26 +564,37 @@ class ExecuteLoop:
         self._look_again()
 
     def _hand_back(self, claim: Claim, *, vanished: bool, reason: str) -> None:
+        self._returns.append((claim, vanished, reason))
         try:
             if self._away:
                 raise UnreachableError("the database does not answer")
+            self._write_returns()
+        except UnreachableError as error:
+            # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
+            logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
+            self._away = True
+        self._observer(claim, {"event": "given back", "reason": reason})
+
+    def _write_returns(self) -> None:
+        """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""
+        while self._returns:
+            claim, vanished, reason = self._returns[0]
             self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
             fail_point("execute:given-back")
-        except UnreachableError as error:
-            # The lease runs out, or our lock is found free: somebody gives it back for us.
-            logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
-            self._away = self._owed = True
-        self._observer(claim, {"event": "given back", "reason": reason})
+            del self._returns[0]
+            if self._returns:
+                self._beat()
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)
-        self._attempts.pop(attempt.key, None)
         try:
             if not self._away:
+                self._beat()  # it may be one of many
                 self._store.report(attempt.claim, None, attempt.take_changes())
                 fail_point("execute:last-reported")
         except UnreachableError as error:
             self._unreachable(error)
+        self._attempts.pop(attempt.key, None)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
         self._look_again()
 

@@ -8,6 +8,9 @@ The layout of one workflow below `workflow_temp`:
     .workflow_<id>/<attempt>/output.log what the attempt's processes wrote to stdout and stderr
     .workflow_<id>/<attempt>/script.py  the script that it runs
     .workflow_<id>/results/             results of nodes, kept so that the next attempt can go on from them
+    .workflow_<id>/owner                whose folders these are: the script's name, which no other workflow has
+    .workflow_<id>.old-<16 hex>/        what lay there of another workflow with this id (another database's, an id that
+                                        came again), put aside: nothing of it is in anybody's output
 
 Clients run as another user of a common group (contract, "Shared storage"): folders get 2750 and files 0640 whatever
 the umask says, and a set-group-id bit above passes the group on.
@@ -38,6 +41,7 @@ FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
 PRIVATE_MODE = 0o2700
 LOG = "peachctl.log"
+_OWNER = "owner"
 
 _TEMPORARY = re.compile(r"\.peachctl-[0-9a-f]{16}\.tmp")
 _STALE = 60.0
@@ -327,18 +331,38 @@ def _refuse_overtaken(home: Path, id: int, attempt: int) -> list[tuple[int, Path
     return found
 
 
-def prepare_attempt(workflow_temp: Path, id: int, attempt: int, resumed: bool) -> AttemptFolder:
+def _own_home(workflow_temp: Path, id: int, owner: str | None) -> Path:
+    """`.workflow_<id>`, made where it is missing. What is there of another owner is put aside, the published folder
+    too; None: whosever it is."""
+    home, published = workflow_temp / f".workflow_{id}", workflow_temp / f"workflow_{id}"
+    if not _is_folder(home):
+        _remove(home)
+    mark = None if owner is None else owner.encode(errors="backslashreplace")
+    if mark is not None and _read_regular(home / _OWNER) != mark:
+        foreign = [path for path in (home, published) if os.path.lexists(path)]
+        if foreign:
+            aside = workflow_temp / f".workflow_{id}.old-{secrets.token_hex(8)}"
+            make_folder(aside, PRIVATE_MODE)
+            for path in foreign:
+                path.rename(aside / path.name)
+    make_folder(home)
+    if owner is not None and not (home / _OWNER).exists():
+        write(home / _OWNER, owner)
+    return home
+
+
+def prepare_attempt(
+    workflow_temp: Path, id: int, attempt: int, resumed: bool, owner: str | None = None
+) -> AttemptFolder:
     """The folders that an attempt starts with.
 
+    owner: the row's script name; what lies there of another workflow is put aside (None: it is not looked at).
     resumed: the files of the attempt before are taken over (its folder is renamed, or the published one moved back),
     and kept results stay. Else it starts empty; an output published before stays until `publish` replaces it.
     Raises DiskFull, FilesError.
     """
     with _told(f"workflow {id}: its folder cannot be prepared"):
-        home = workflow_temp / f".workflow_{id}"
-        if not _is_folder(home):
-            _remove(home)
-        make_folder(home)
+        home = _own_home(workflow_temp, id, owner)
         wanted = attempt_folder(workflow_temp, id, attempt)
         folder, mine = wanted.folder, wanted.folder.parent
         earlier = [path for number, path in _refuse_overtaken(home, id, attempt) if number < attempt]
@@ -431,15 +455,20 @@ def _link_new(temporary: Path, folder: Path, id: int) -> str:
             micros += 1
 
 
-def write_refusal(workflow_temp: Path, download_files: Path, id: int, attempt: int, reason: str) -> str:
+def write_refusal(
+    workflow_temp: Path, download_files: Path, id: int, attempt: int, reason: str, owner: str | None = None
+) -> str:
     """Packs an output for a row that ended without a run, and returns its name: clients show no reason, so
     `workflow_<id>/peachctl.log` says it, beside what an earlier attempt left.
 
-    attempt: the row's last one, 0 for none. Raises DiskFull, FilesError; the latter where a later attempt is there.
+    attempt: the row's last one, 0 for none. owner: as for `prepare_attempt`. Raises DiskFull, FilesError;
+    the latter where a later attempt is there.
     """
     home = workflow_temp / f".workflow_{id}"
     target = workflow_temp / f"workflow_{id}"
     with _told(f"workflow {id}: its log cannot be written"):
+        if owner is not None:
+            _own_home(workflow_temp, id, owner)
         for number, path in _refuse_overtaken(home, id, attempt):
             if _is_folder(path / target.name):
                 publish(attempt_folder(workflow_temp, id, number))

@@ -431,7 +431,9 @@ class Ingest:
             return
         try:
             reason = row.reason or "no reason is known"
-            name = files.write_refusal(self._workflow_temp, self._download_files, row.id, row.attempt, reason)
+            name = files.write_refusal(
+                self._workflow_temp, self._download_files, row.id, row.attempt, reason, row.execution_file
+            )
             fail_point("ingest:packed")
         except files.FilesError as error:
             logger.warning("%s", printable(error.message, 500))

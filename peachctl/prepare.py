@@ -1,18 +1,18 @@
 """What an attempt starts with: its folder and its script. Reads and writes files only; the loop has a thread for it."""
 
-import re
+import os
 import sys
 from pathlib import Path
 
 from peachctl import files, script, wire
 from peachctl.errors import PeachError
 from peachctl.failpoint import fail_point
-from peachctl.names import printable, quoted
+from peachctl.names import parse_script_name, printable, quoted
 from peachctl.store import Claim
 
 # What was filed was within the limits of its day.
 _ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
-_MD5 = re.compile(r"_([0-9a-f]{32})_")
+_NAME_BYTES = 255
 
 
 def prepare(claim: Claim, queue: Path, workflow_temp: Path, *, edited: bool) -> None:
@@ -22,39 +22,49 @@ def prepare(claim: Claim, queue: Path, workflow_temp: Path, *, edited: bool) -> 
     is at fault, any other PeachError for what the row is.
     """
     text = text_to_run(claim, queue, edited=edited)
-    folder = files.prepare_attempt(workflow_temp, claim.id, claim.attempt, claim.resumed)
+    folder = files.prepare_attempt(workflow_temp, claim.id, claim.attempt, claim.resumed, claim.row.execution_file)
     fail_point("execute:prepared")
     files.write(folder.script, text)
     fail_point("execute:written")
 
 
 def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
-    """The text to run: the file's as far as it may be trusted, else rendered from the row. Raises PeachError."""
+    """The text to run: what is rendered from the row, unless the file is somebody's own and may run (`edited`). The
+    file's checksum is no more than a hint for people: whoever edits the one can make the other. Raises PeachError."""
     name = claim.row.execution_file
-    if Path(name).name != name or "\0" in name:
-        # Clients write this column too.
-        raise PeachError(f"execution_file {quoted(name)} is a path, not a name in the queue folder")
-    text = files.read_script(queue / name)
     foreign = is_foreign(claim.row.workflow_json)
     rendered = None if foreign else render_row(claim.row.workflow_json, name)
+    text = None
+    if name:
+        if Path(name).name != name or "\0" in name or name == "..":
+            # Clients write this column too.
+            raise PeachError(f"execution_file {quoted(name)} is a path, not a name in the queue folder")
+        if len(os.fsencode(name)) > _NAME_BYTES:
+            raise PeachError(f"execution_file {quoted(name)} is too long for a file's name")
+        text = files.read_script(queue / name)
     header = script.read_header(text, rendered) if text is not None else None
-    if text is not None and header is not None and header.state == "intact":
-        return text
-    if text is not None and header is not None and header.state == "edited":
-        if edited:
-            return text
-        raise PeachError(
-            f"the script {printable(name)} was edited after it was written",
-            "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
-        )
     if rendered is None:
-        if text is not None and header is None and edited:
+        if text is not None and edited and (header is None or header.state != "torn"):
             return text
         raise PeachError("the workflow has no nodes", "only `peachctl watch` runs scripts of somebody's own")
-    if text is None or header is not None:
+    if text is not None and header is not None and text != rendered and header.state != "torn":
+        if edited:
+            return text
+        if header.state == "edited" or _differs(header, rendered):
+            raise PeachError(
+                f"the script {printable(name)} was edited after it was written",
+                "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
+            )
+    if name and (text is None or (header is not None and header.state == "torn")):
         files.place(queue, name, rendered)
         fail_point("execute:rendered")
     return rendered
+
+
+def _differs(header: script.Header, rendered: str) -> bool:
+    """Whether an intact script does something else than the row says. Another format: another peachctl wrote it."""
+    ours = script.read_header(rendered)
+    return ours is not None and header.format == ours.format and header.checksum != ours.checksum
 
 
 def render_row(workflow_json: str, execution_file: str) -> str:
@@ -65,7 +75,7 @@ def render_row(workflow_json: str, execution_file: str) -> str:
         raise PeachError(
             f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
         ) from error
-    found = _MD5.search(execution_file)
+    found = parse_script_name(execution_file)
     return script.render(workflow, found[1] if found else "")
 
 

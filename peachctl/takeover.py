@@ -49,13 +49,16 @@ class TakeOver:
         self._stepped = now
         return slept
 
-    def sweep(self) -> None:
-        """Starts to find out who is dead, and gives back what has expired. Raises UnreachableError."""
+    def search(self) -> None:
+        """Starts to find out who is dead. Raises UnreachableError."""
         others = [other for other in self._store.executors() if other.token != self._executor.token]
         if others and not self.searching:
             # It takes seconds for each that left something behind.
             self.searching = True
             threading.Thread(target=self._find_dead, args=(others,), name="dead", daemon=True).start()
+
+    def release_expired(self) -> None:
+        """Gives back what has expired. Raises UnreachableError."""
         if time.monotonic() >= self._expire_from:
             released = self._store.release_expired(self._max_attempts)
             fail_point("execute:expired")

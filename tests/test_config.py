@@ -312,6 +312,7 @@ def password_of(path: Path) -> str | None:
     return configuration.database_password(config, {})
 
 
+@pytest.mark.fault("D10")
 def test_a_password_comes_from_a_file_that_only_its_owner_can_read() -> None:
     path = written("s3cr3t ü\n", "password")
     path.chmod(0o600)
@@ -322,6 +323,7 @@ def test_a_password_comes_from_a_file_that_only_its_owner_can_read() -> None:
             password_of(path)
 
 
+@pytest.mark.fault("D10")
 def test_a_password_file_that_is_a_link_a_pipe_missing_or_no_password_is_refused() -> None:
     path = written("s3cr3t\n", "password")
     path.chmod(0o600)

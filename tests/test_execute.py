@@ -1,21 +1,25 @@
 """The execute loop in this process, on a real database and with real runs, where a test must reach into its time."""
 
 import contextlib
+import hashlib
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from peachctl import app, files, serve, takeover
+from peachctl import app, execute, files, serve, takeover
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.runner import alive
+from peachctl.runner.supervised import Supervised
 from peachctl.stop import Stop
 from peachctl.store import Executor, Row, Store, sqlite
 from peachctl.store.sqlite_file import Clock
@@ -82,6 +86,74 @@ def test_a_run_that_the_supervisor_ended_for_want_of_beats_is_given_back_and_no_
         rig.until(lambda: (id, "given back") in rig.heard)
         rig.until(lambda: rig.row(id).attempt == 2 and rig.runs(id, "s"))
         assert rig.row(id).status.word == "processing"
+
+
+def test_a_database_that_was_away_until_the_runs_were_ended_counts_against_no_workflow(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise UnreachableError("the database is away")
+
+    with opened(peach, lease=1.5, beat=0.1, max_attempts=1) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store, "renew", away)
+            rig.until(lambda: (id, "given back") in rig.heard)
+        rig.until(lambda: rig.row(id).attempt > 1 and rig.runs(id, "s"))
+
+
+def test_what_its_host_froze_with_counts_as_vanished(peach: Peach) -> None:
+    """Else a workflow that has its host swap to death would do so for ever."""
+    with opened(peach, lease=1.5, max_attempts=1) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        time.sleep(1.2)
+        rig.until(lambda: rig.row(id).status.ended)
+        assert "its executor was frozen" in (rig.row(id).reason or "")
+
+
+def test_leases_are_renewed_between_any_two_writes_of_a_step(peach: Peach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs report, or end, while the database is slow."""
+    verbs: list[str] = []
+
+    def note(name: str) -> None:
+        real = getattr(rig.store, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            verbs.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(rig.store, name, noted)
+
+    with opened(peach, slots=4, beat=0.0) as rig:
+        for name in ("renew", "report", "finish", "claim", "release_expired", "unpacked"):
+            note(name)
+        ids = filed(peach, rig.store, *[workflow(node("t", "Text", ["y"])) for _ in range(8)])
+        rig.until(lambda: all(rig.row(id).status.word == "success" for id in ids))
+        assert {"renew", "report", "finish", "claim", "release_expired", "unpacked"} == set(verbs)
+        began = verbs.index("claim")
+        assert not [pair for pair in pairwise(verbs[began:]) if "renew" not in pair]
+
+
+def test_a_beat_counts_from_before_the_renewal_however_late_that_returns(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[float] = []
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, SLEEPER)
+        rig.until(lambda: rig.runs(id, "s"))
+        renewals: list[float] = []
+        renew = rig.store.renew
+
+        def noted(*arguments: Any) -> Any:
+            renewals.append(time.monotonic())
+            return renew(*arguments)
+
+        monkeypatch.setattr(rig.store, "renew", noted)
+        monkeypatch.setattr(Supervised, "beat", lambda _, at: beats.append(at))
+        rig.until(lambda: beats)
+        assert beats[0] <= renewals[0]
 
 
 def test_a_run_that_died_by_itself_while_its_executor_stalled_is_a_failure(peach: Peach) -> None:
@@ -155,6 +227,7 @@ def test_a_dead_executor_that_takes_long_to_bury_holds_up_nothing(
         rig.until(lambda: rig.row(held).attempt == 2)
 
 
+@pytest.mark.fault("D4")
 def test_after_a_sleep_of_the_machine_nobody_who_lives_is_taken_for_dead(
     peach: Peach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +258,38 @@ def test_a_script_name_with_a_nul_ends_its_row_and_nothing_else(peach: Peach) ->
         assert (rig.row(bad).status.word, rig.row(good).status.word) == ("error", "success")
         assert "is a path, not a name" in (rig.row(bad).reason or "")
         assert rig.row(bad).output_file
+
+
+def test_a_script_that_was_edited_is_refused_whatever_its_checksum_says(peach: Peach) -> None:
+    with opened(peach) as rig:
+        edited, forged, other_comment = filed(peach, rig.store, *[workflow(node("t", "Text", ["y"]))] * 3)
+        paths = {id: peach.queue / rig.row(id).execution_file for id in (edited, forged, other_comment)}
+        text = paths[edited].read_text()
+        head, body = text.split("# checksum", 1)
+        body = body.partition("\n")[2] + "print('mine')\n"
+        paths[edited].write_text(text.replace("run(graph)", "run(graph)  # mine"))
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        paths[forged].write_text(f"{head}# checksum: sha256 {digest} of the {len(body)} bytes after this line\n{body}")
+        paths[other_comment].write_text(text.replace("python3\n", "python3\rraise SystemExit(3)\n", 1))
+        rig.until(lambda: all(rig.row(id).output_file for id in paths))
+        for id in (edited, forged):
+            assert rig.row(id).status.word == "error" and "was edited" in (rig.row(id).reason or "")
+        assert rig.row(other_comment).status.word == "success"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [(None, "success"), ("", "success"), ("..", "error"), ("ä" * 200, "error")]
+)
+def test_a_row_whose_script_name_is_none_runs_from_its_rendering_or_ends_at_once(
+    peach: Peach, name: str | None, status: str
+) -> None:
+    with opened(peach) as rig:
+        [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+        with contextlib.closing(sqlite3.connect(peach.database)) as database, database:
+            database.execute("UPDATE queue SET execution_file = ? WHERE id = ?", (name, id))
+        rig.until(lambda: rig.row(id).status.ended)
+        assert (rig.row(id).status.word, rig.row(id).attempt) == (status, 1)
+        assert rig.loop.paused is None
 
 
 def test_people_read_where_files_stay_and_not_where_an_attempt_had_them(peach: Peach) -> None:
@@ -219,6 +324,41 @@ def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
         rig.store.cancel(cancelled)
         rig.until(lambda: rig.row(cancelled).output_file)
         assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
+
+
+def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise UnreachableError("the database is away")
+
+    def full(*_: Any) -> Any:
+        raise files.DiskFull("the disk is full")
+
+    monkeypatch.setattr(execute, "_LEAVES", 0.5)
+    for what, name, fails in ((sqlite.SqliteStore, "finish", away), (files, "pack", full)):
+        with opened(peach, drain=0.0) as rig, monkeypatch.context() as patch:
+            patch.setattr(what, name, fails)
+            [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+            rig.until(lambda: rig.loop.paused)
+            rig.loop.drain()
+            assert rig.loop.busy
+            rig.until(lambda: not rig.loop.busy)
+            assert rig.row(id).status.word == "processing"
+
+
+def test_a_late_signal_writes_to_nothing_that_was_opened_since(peach: Peach) -> None:
+    with opened(peach) as rig:
+        number = rig.loop.wake
+    others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(20)]
+    try:
+        assert number in others
+        rig.loop.poke()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(number)
+    finally:
+        for other in others:
+            os.close(other)
 
 
 def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:

@@ -69,6 +69,7 @@ def test_a_script_is_placed_once(tmp_path: Path) -> None:
     assert names(tmp_path) == [NAME]
 
 
+@pytest.mark.fault("D2")
 def test_a_script_torn_at_any_length_is_placed_again(tmp_path: Path) -> None:
     whole = TEXT.encode()
     for length in range(len(whole)):
@@ -165,6 +166,7 @@ def full_disk(limit: int, code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
     said = full_disk(
         1000,
@@ -176,6 +178,7 @@ def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_leaves_no_half_output(tmp_path: Path, downloads: Path) -> None:
     (tmp_path / "workflow_1").mkdir()
     (tmp_path / "workflow_1" / "noise").write_bytes(os.urandom(100_000))
@@ -331,6 +334,25 @@ def test_publishing_goes_on_where_it_was_killed(temp: Path) -> None:
     files.publish(second)
     assert names(temp / "workflow_7") == ["new.txt"]
     assert not (temp / ".workflow_7" / "replaced").exists()
+
+
+def test_folders_of_another_workflow_with_the_same_id_are_put_aside(temp: Path, downloads: Path) -> None:
+    bob = files.prepare_attempt(temp, 7, 1, False, "bob.py")
+    (bob.folder / "secret_of_bob.txt").write_text("x")
+    files.publish(bob)
+    later = files.prepare_attempt(temp, 7, 2, True, "bob.py")
+    assert names(later.folder) == ["secret_of_bob.txt"]
+
+    ada = files.prepare_attempt(temp, 7, 1, False, "ada.py")
+    assert names(ada.folder) == [] and not (temp / "workflow_7").exists()
+    (ada.folder / "a_out.txt").write_text("out")
+    assert names(files.prepare_attempt(temp, 7, 2, True, "ada.py").folder) == ["a_out.txt"]
+
+    refused = files.write_refusal(temp, downloads, 7, 0, "a cycle", "eve.py")
+    assert list(unpacked(downloads / refused)) == ["workflow_7", "workflow_7/peachctl.log"]
+    assert files.write_refusal(temp, downloads, 7, 0, "a cycle", "eve.py")
+    aside = sorted(path.name for path in temp.rglob("*.txt"))
+    assert aside == ["a_out.txt", "secret_of_bob.txt"]
 
 
 def test_removing_leaves_other_workflows_and_links_alone(temp: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def hostile(name: str) -> dict[str, Any]:
     )
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_hostile_name_stays_a_name(kind: str, peach: Peach) -> None:
     name = NAMES[kind]

@@ -196,6 +196,7 @@ def test_the_sender_may_ask_for_a_priority(place: Place) -> None:
 # What is refused
 
 
+@pytest.mark.fault("E1")
 def test_a_message_that_cannot_be_decoded_is_a_letter_and_blocks_nothing(place: Place) -> None:
     for path in sorted(GOLDEN.glob("malformed_*.bin")):
         place.drop(path.read_bytes(), path.name)
@@ -237,6 +238,7 @@ def test_a_workflow_that_must_not_run_is_a_row_in_error_with_a_log_and_a_letter(
 OTHER_VERSION = {**node("a", "Text", ["x"]), "service": {"id": "Text", "version": 7}}
 
 
+@pytest.mark.fault("E3", "E4")
 @pytest.mark.parametrize(
     ("code", "nodes"),
     [
@@ -525,6 +527,7 @@ def test_with_too_little_space_nothing_is_taken(place: Place, monkeypatch: pytes
     assert loop.step(1) == 1
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.parametrize("where", ["place", "file", "announced", "get"])
 def test_a_full_disk_or_an_absent_database_loses_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch, where: str
@@ -617,6 +620,7 @@ def test_entries_are_filed_together_with_scripts_of_their_own(place: Place) -> N
     assert place.store.unannounced(10) == []
 
 
+@pytest.mark.fault("D3")
 def test_a_taken_name_is_tried_again_with_later_microseconds() -> None:
     entry = Entry("u", "n", "{}", f"u_{'0' * 32}_1700000000_999998.py", "0" * 64)
     tried = []

@@ -51,6 +51,7 @@ def test_ready_is_said_once_and_only_when_all_is_well(ear: Ear) -> None:
     assert ear.listen() == ["READY=1"]
 
 
+@pytest.mark.fault("B10")
 def test_the_watchdog_hears_a_beat_each_half_of_its_time_and_none_while_another_loop_hangs(ear: Ear) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": ear.address, "WATCHDOG_USEC": "200000", "WATCHDOG_PID": str(os.getpid())})
     assert notifier.patience == pytest.approx(0.1)

@@ -103,6 +103,7 @@ def test_a_cycle_has_no_script():
         render(Workflow("w", "u", nodes), MD5)
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_is_a_literal_wherever_it_stands(text):
     node = Node(text, ServiceRef(text, 1), (text,), (Connection(-1, text),))
@@ -137,6 +138,7 @@ def test_an_md5_that_is_none_is_refused():
         render(chain(), "x\nimport os")
 
 
+@pytest.mark.fault("E6")
 def test_ten_thousand_nodes_render_read_and_compile_quickly():
     started = time.process_time()
     script = render(chain(length=10_000), MD5)
@@ -145,6 +147,7 @@ def test_ten_thousand_nodes_render_read_and_compile_quickly():
     assert time.process_time() - started < 10
 
 
+@pytest.mark.fault("D2")
 def test_a_script_cut_anywhere_is_torn_or_not_recognised_but_never_intact_or_edited():
     script = render(chain(name="Größe"), MD5).encode()
     first = script.index(b"format 1") + len(b"format 1")

@@ -105,6 +105,7 @@ TOO_LARGE = number(1 << 31)
 FLOAT = struct.pack("<f", 1.0)
 
 
+@pytest.mark.fault("E2", "E10")
 @pytest.mark.parametrize(
     ("body", "offset", "field", "problem"),
     [
@@ -142,6 +143,7 @@ def test_what_is_wrong_is_refused_at_its_byte_and_field(body: bytes, offset: int
     assert (error.offset, error.field) == (offset, field)
 
 
+@pytest.mark.fault("E1")
 def test_every_cut_of_a_message_is_refused() -> None:
     for path in GOLDEN.glob("*.bin"):
         if path.stem in WORKFLOWS:
@@ -168,12 +170,14 @@ def test_the_smallest_and_largest_int_are_read() -> None:
 # Limits --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("E7")
 def test_a_message_beyond_the_limit_of_bytes_is_refused_unread() -> None:
     body = (GOLDEN / "diamond.bin").read_bytes()
     assert wire.decode_workflow(body, wire.Limits(message_bytes=len(body)))
     assert "the limit is 100" in refused(body, wire.Limits(message_bytes=100)).problem
 
 
+@pytest.mark.fault("E7")
 def test_nodes_beyond_the_limit_are_refused() -> None:
     body = (GOLDEN / "diamond.bin").read_bytes()
     assert wire.decode_workflow(body, wire.Limits(nodes=4))
@@ -323,6 +327,7 @@ def test_an_int_has_no_point_and_a_double_or_float_has_one() -> None:
     assert [type(value) for value in values.nodes[0].parameters] == [int, Double, Double, Double, str]
 
 
+@pytest.mark.fault("E9")
 def test_numbers_that_are_not_finite_are_texts_and_stay_texts() -> None:
     assert text_of(Double(math.nan), Double(math.inf), Float(-math.inf)) == '"NaN", "Infinity", "-Infinity"'
     assert json_parameters("NaN", "Infinity") == ("NaN", "Infinity")

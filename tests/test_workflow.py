@@ -86,6 +86,7 @@ def test_a_node_that_feeds_itself_is_a_self_loop_and_no_cycle() -> None:
     assert codes(problems) == [("self-loop", "nodes[0].connections[1]")]
 
 
+@pytest.mark.fault("E3")
 def test_a_cycle_is_named_in_the_direction_of_the_data() -> None:
     problems = check(workflow(node("x", "c"), node("a", "c"), node("b", "a"), node("c", "b"), node("y", "x")), None)
     assert codes(problems) == [("cycle", "nodes[1]")]
@@ -216,6 +217,7 @@ def ring(count: int) -> Workflow:
     return workflow(*[node(f"n{index}", f"n{(index - 1) % count}") for index in range(count)])
 
 
+@pytest.mark.fault("E6")
 def test_twenty_thousand_nodes_are_checked_and_ordered_without_recursion() -> None:
     began = time.process_time()
     backwards = workflow(*[node(f"n{k}", *([f"n{k + 1}"] if k + 1 < MANY else [])) for k in range(MANY)])

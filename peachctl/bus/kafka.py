@@ -24,6 +24,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition  # noqa: TID253 imported late as a whole
@@ -449,13 +450,15 @@ class KafkaBus:
             self._stuck,
         ):
             kept.clear()
-        try:
-            if consumer is not None:
-                consumer.close(autocommit=False, timeout_ms=5000)
-            if admin is not None:
-                admin.close()
-        except Exception as error:  # noqa: BLE001 they are given up in any case
-            logger.debug("the consumer did not close: %s", error)
+        for close in (
+            consumer and partial(consumer.close, autocommit=False, timeout_ms=5000),
+            admin and admin.close,
+        ):
+            try:
+                if close is not None:
+                    close()
+            except Exception as error:  # noqa: BLE001 they are given up in any case, each of them
+                logger.debug("a client did not close: %s", error)
 
     def _no_topic(self) -> TopicMissing:
         return no_topic(self._to, self._config.kafka.topic_execute)

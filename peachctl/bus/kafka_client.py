@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -42,6 +42,8 @@ from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  #
 
 from peachctl.config import Config, kafka_password
 from peachctl.errors import ConfigError, Exit, PeachError, RefusedError, UnreachableError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -400,6 +402,21 @@ def open_producer(to: Settings, largest: int = 1 << 20) -> KafkaProducer:
             max_block_ms=5_000,
             max_request_size=largest + (64 << 10),
         )
+
+
+def close_producer(producer: KafkaProducer, timeout: float) -> None:
+    """Waits at most `timeout` seconds for what is under way, and leaves nothing of it behind.
+
+    Of itself `close` fails where something still is under way, and then the producer's threads stay for good, each of
+    them with a connection.
+    """
+    try:
+        producer.close(timeout=timeout)
+    except KafkaError as error:
+        logger.debug("a producer is given up: %s", error)
+        producer._sender.force_close()
+        with suppress(KafkaError):
+            producer.close(timeout=1.0)
 
 
 def patiently(call: Callable[[], T], seconds: float = 15.0) -> T:

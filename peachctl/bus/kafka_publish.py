@@ -1,17 +1,14 @@
 """Sending to Kafka: each record is acknowledged by the broker, or said not to be."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka.errors import KafkaError  # noqa: TID253 this module is imported inside functions only
 
-from peachctl.bus.kafka_client import Settings, open_producer, reach, translated
+from peachctl.bus.kafka_client import Settings, close_producer, open_producer, reach, translated
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.store import Origin
-
-logger = logging.getLogger(__name__)
 
 _REST = 5.0
 
@@ -84,9 +81,5 @@ class Publisher:
     def close(self, timeout: float = 5.0) -> None:
         """Waits at most that many seconds for what is under way."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            producer.close(timeout=timeout)
-        except KafkaError as error:
-            logger.debug("the producer did not close: %s", error)
+        if producer is not None:
+            close_producer(producer, timeout)

@@ -6,7 +6,6 @@ one that is too large. After an error that is final its producer answers every l
 thrown away and the next message gets another.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -23,6 +22,7 @@ from peachctl.bus import MessageTooLarge
 from peachctl.bus.kafka_client import (
     Settings,
     border,
+    close_producer,
     no_topic,
     open_admin,
     open_producer,
@@ -32,8 +32,6 @@ from peachctl.bus.kafka_client import (
 )
 from peachctl.errors import PeachError
 from peachctl.store import Origin
-
-logger = logging.getLogger(__name__)
 
 _REPLY = 35.0  # seconds; the producer's own time-outs are shorter
 
@@ -86,9 +84,5 @@ class KafkaSender:
     def close(self) -> None:
         """Never raises, and waits some seconds at most."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            producer.close(timeout=2.0)
-        except KafkaError as error:
-            logger.debug("closing a producer: %s", error)
+        if producer is not None:
+            close_producer(producer, 2.0)

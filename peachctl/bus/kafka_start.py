@@ -18,6 +18,7 @@ from kafka.errors import (  # noqa: TID253
 from peachctl.bus.kafka_client import Settings, border, committed, open_admin, partitions, patiently
 from peachctl.config import Config
 from peachctl.errors import ConfigError
+from peachctl.failpoint import fail_point
 from peachctl.store import Store
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def _begin(
     if began is None:
         at = _choose(config, admin, found, ends, adopted=store.adopted())
         began = store.begin(topic, {tp.partition: offset for tp, offset in at.items()})
+        fail_point("kafka-start:begun")
     beginnings = offsets(admin, dict.fromkeys(found, EARLIEST))
     if _is_chosen(config) and config.kafka.start == "earliest":
         return beginnings  # what is known of it makes nothing twice

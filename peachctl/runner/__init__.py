@@ -72,9 +72,10 @@ class Runner(Protocol):
         SupervisorLost."""
         ...
 
-    def beat(self) -> None:
+    def beat(self, at: float | None = None) -> None:
         """Says that the executor lives and holds its leases; without it the supervisor ends all runs by itself
-        after the time it was opened with."""
+        after the time it was opened with. at: monotonic time before the leases were renewed, None for now: a lease
+        counts from its renewal, however late that returned."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The executor's side of a supervisor: orders and beats go to it, ends of runs come back, over one socket.
 
-Messages are datagrams of a SOCK_SEQPACKET pair: JSON, but for the beat, a point and the monotonic time at which it was
-sent. To the supervisor: `{"start": key, "job": ...}` with the descriptors of the run's reports and of its output,
+Messages are datagrams of a SOCK_SEQPACKET pair: JSON, but for the beat, a point and the monotonic time from which it
+counts. To the supervisor: `{"start": key, "job": ...}` with the descriptors of the run's reports and of its output,
 `{"end": key, "grace": seconds}`, the beat; the end of file says: end all, and yourself. From it: `{"hello": ...,
 "namespace": bool}` first, with a pidfd of the namespace's process 1 if there is one; `{"ended": key, "code", "strays",
 "memory", "silent": bool}`; `{"silence": seconds}` when it ended runs because no beat had come.
@@ -199,12 +199,12 @@ class Supervised:
             raise SupervisorLost
         return ended
 
-    def beat(self) -> None:
+    def beat(self, at: float | None = None) -> None:
         self._flush()
         if not self._outbox and not self._lost:
             # A beat that finds no room is not kept: late, it would be a lie.
             with contextlib.suppress(OSError):
-                self._control.send(b".%r" % time.monotonic())
+                self._control.send(b".%r" % (time.monotonic() if at is None else at))
 
     def close(self) -> None:
         if self._closed:

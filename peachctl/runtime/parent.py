@@ -142,7 +142,7 @@ class Supervisor:
             if not data:
                 self._closing = True
             elif data.startswith(b"."):
-                # When it was sent counts, not when it was read: both of us may have been stopped in between.
+                # The time in it counts, not when it was read: both of us may have been stopped in between.
                 self._beat = max(self._beat, float(data[1:]))
                 self._silent = self._silent and time.monotonic() - self._beat > self._orders_after
             else:

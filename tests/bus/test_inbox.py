@@ -210,6 +210,7 @@ def test_what_is_no_regular_file_is_not_taken_and_said_once(
     assert len(list(inbox.glob("[!.]*"))) == 4
 
 
+@pytest.mark.fault("D3")
 def test_offsets_grow_even_when_the_clock_is_set_back(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets = []
     for clock in (5_000, 4_000, 4_000, 9_000, 1):
@@ -247,6 +248,7 @@ def test_a_file_that_is_written_on_after_it_was_taken_comes_again(done: str, swe
     assert not taken.exists()
 
 
+@pytest.mark.fault("D8")
 def test_an_inbox_that_vanishes_and_comes_back_goes_on(inbox: Path, caplog: pytest.LogCaptureFixture) -> None:
     bus = FolderBus(inbox, None, "host", 1000, sweep=0.1, settle=0.1)
     assert bus.poll(0.1, 10) == []
@@ -266,6 +268,7 @@ def test_an_inbox_that_vanishes_and_comes_back_goes_on(inbox: Path, caplog: pyte
     bus.close()
 
 
+@pytest.mark.fault("D8")
 def test_without_inotify_it_is_swept(
     inbox: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

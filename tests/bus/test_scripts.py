@@ -97,6 +97,7 @@ def test_without_events_the_sweep_tells(queue: Path, monkeypatch: pytest.MonkeyP
     bus.close()
 
 
+@pytest.mark.fault("D8")
 def test_a_queue_folder_that_vanishes_and_comes_back_goes_on(queue: Path) -> None:
     bus = FolderBus(None, queue, "host", 1000, sweep=0.1)
     queue.rename(queue.parent / "away")

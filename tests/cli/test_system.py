@@ -71,6 +71,7 @@ def test_config_show_names_the_source_of_each_value(peach: Peach) -> None:
     assert value["execute.max_attempts"] == {"value": 3, "source": "default"}
 
 
+@pytest.mark.fault("D10")
 def test_config_init_writes_a_private_file_that_loads_and_never_overwrites(peach: Peach) -> None:
     peach("config", "init")
     file = peach.home / "peachctl.toml"

@@ -58,6 +58,16 @@ def test_a_kill_at_any_step_loses_nothing_and_files_nothing_twice(peach: Peach, 
     assert topics.committed(topics.group_ingest, topics.execute) == 3
 
 
+def test_a_kill_in_the_first_start_moves_no_beginning(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    send(topics, "before")
+    peach.env["PEACHCTL_KAFKA__START"] = "latest"
+    peach("consume", "ingest", "--once", code=-signal.SIGKILL, PEACHCTL_FAILPOINT="kafka-start:begun")
+    send(topics, "after")
+    peach("consume", "ingest", "--once")
+    assert names(peach) == ["after"]
+
+
 @pytest.mark.fault("B8")
 def test_a_broker_that_ends_or_is_killed_and_comes_back_costs_no_message(peach: Peach) -> None:
     broker = kafka.private()
@@ -259,6 +269,7 @@ def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach
     assert "in serve_ingest" in ended.stderr
 
 
+@pytest.mark.fault("D7")
 def test_sigterm_drains_and_ends_with_0(peach: Peach, topics: Topics, tmp_path: Path) -> None:
     topics.create_all()
     process = peach.start("consume", "ingest")

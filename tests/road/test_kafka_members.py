@@ -101,12 +101,12 @@ def test_members_come_and_go_and_are_killed_while_messages_flow_and_each_is_file
             topics.send(topics.execute, message(sent[-1]), partition=len(sent) % 2)
 
     first, killed = peach.start("consume", "ingest"), peach.start("consume", "ingest")
-    peach.until(lambda: (flow(4), len(member(topics).split()) == 2)[1], 30)
+    peach.until(lambda: (flow(1), len(member(topics).split()) == 2)[1], 30)
     flow(20)
     killed.kill()
     flow(20)
     last = peach.start("consume", "ingest")
-    peach.until(lambda: (flow(2), len(peach.rows()) >= len(sent) - 30)[1], 30)
+    peach.until(lambda: (flow(1), len(peach.rows()) >= len(sent) - 30)[1], 30)
     first.terminate()
     flow(10)
     assert first.wait(20) == 0

@@ -163,6 +163,7 @@ def test_ctrl_c_cancels_a_run_with_all_of_its_processes(peach: Peach) -> None:
     judge(peach, rows=1, statuses=("cancelled",))
 
 
+@pytest.mark.fault("D7")
 def test_sigterm_drains_and_the_next_attempt_is_not_counted_and_goes_on_from_the_nodes_that_are_done(
     peach: Peach,
 ) -> None:
@@ -237,6 +238,7 @@ def locked(peach: Peach) -> Iterator[None]:
         yield
 
 
+@pytest.mark.fault("D7")
 def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach: Peach) -> None:
     peach("submit", peach.file(counted(peach)[0]))
     process = peach.start("consume", "execute", PEACHCTL_EXECUTE__LEASE="600s")
@@ -307,6 +309,7 @@ def test_run_beside_watch_and_neither_runs_what_is_the_others(peach: Peach) -> N
     assert [row["attempt"] for row in rows] == [1, 1, 1]
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_hands_the_claim_back_uncounted_and_a_kill_meanwhile_loses_nothing(peach: Peach) -> None:
     """A real full disk: a small tmpfs, in a mount namespace of the executor's own."""
     peach("submit", peach.file(DIAMOND))

@@ -165,6 +165,7 @@ def test_a_killed_executor_and_supervisor_at_once_leave_nothing(
         assert living(marker) == []
 
 
+@pytest.mark.fault("D4")
 def test_a_stopped_executor_loses_its_runs_and_hears_of_it(way: str, tmp_path: Path, marker: str) -> None:
     with executor(way, tmp_path, 1.0, busy(marker)) as started:
         started.hear("key", "ready")

@@ -70,6 +70,7 @@ def test_an_output_that_is_a_link_is_refused(rig: Rig) -> None:
     assert not target.exists()
 
 
+@pytest.mark.fault("E13")
 def test_a_run_is_a_session_without_terminal_or_secrets(rig: Rig) -> None:
     _, events = rig.whole(
         "report(session=os.getsid(0) == os.getpid() == os.getpgrp(), stdin=os.read(0, 1).decode(),"

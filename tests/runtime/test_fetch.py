@@ -96,6 +96,7 @@ def test_files_of_allowed_folders(tmp_path: Path, spelling: str) -> None:
     assert Path(local).read_text() == "data" and Path(local).parent == tmp_path / "run" / "fetched"
 
 
+@pytest.mark.fault("E12")
 def test_files_outside_links_out_pipes_and_folders_are_refused(tmp_path: Path) -> None:
     allowed = reach(tmp_path)
     data = tmp_path / "data"
@@ -123,6 +124,7 @@ def test_schemes_that_are_not_allowed_name_the_key(tmp_path: Path) -> None:
     assert "neither a URL nor" in refused("relative/path", reach(tmp_path), tmp_path)
 
 
+@pytest.mark.fault("E12")
 def test_inner_addresses_are_refused_unless_the_host_is_named(tmp_path: Path, server: str) -> None:
     port = server.rpartition(":")[2]
     for host in (server, f"localhost:{port}", f"[::1]:{port}", f"2130706433:{port}", f"0.0.0.0:{port}"):
@@ -152,6 +154,7 @@ def test_a_host_with_one_inner_address_among_public_ones_is_refused(
     assert "10.0.0.1" in refused("http://rebind.example.org/x", reach(tmp_path), tmp_path)
 
 
+@pytest.mark.fault("E12")
 def test_redirects_are_followed_but_checked_and_the_login_stays_home(tmp_path: Path, server: str) -> None:
     named = reach(tmp_path, hosts=(server,))
     assert fetch(f"http://{server}/to/x.txt", named, tmp_path / "run")[1] == "x.txt"

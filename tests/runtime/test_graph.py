@@ -52,6 +52,7 @@ def test_a_diamond_runs_and_its_shared_ancestor_once(bench: Bench, scheduler: st
     assert ran.events[-1] == {"event": "end", "failed": 0}
 
 
+@pytest.mark.fault("E5")
 def test_literals_and_parameters_are_never_taken_for_nodes(bench: Bench, scheduler: str) -> None:
     bench.service("Upper", UPPER)
     ran = bench.run(

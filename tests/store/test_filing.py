@@ -190,7 +190,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.fault("C10")
+@pytest.mark.fault("C10", "E8")
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_comes_back_as_it_went_in(
     store: Store, other: Store, entry: Callable[..., Entry], executor: Executor, hostile: str

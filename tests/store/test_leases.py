@@ -37,6 +37,7 @@ def test_a_lease_that_ran_out_is_renewed_while_nobody_took_the_row(
     assert other.release_expired(3) == []
 
 
+@pytest.mark.fault("D4")
 def test_one_who_lost_the_row_learns_of_it_and_cannot_write(
     store: Store, other: Store, database: Database, file: Filer, executor: Executor, rival: Executor
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_lease_that_is_null_has_run_out(store: Store, client: Client, file: Fi
     assert ids(store.release_expired(3)) == [id]
 
 
+@pytest.mark.fault("D3")
 def test_a_jump_of_the_wall_clock_neither_ends_nor_prolongs_a_lease(
     store: Store, database: Database, file: Filer, executor: Executor
 ) -> None:

@@ -75,6 +75,16 @@ def letter(field: str) -> Letter:
     return Letter("no", field, None, None, None, 1, b"x", 1.0)
 
 
+@pytest.mark.parametrize("step", [1, 3])
+def test_each_row_of_a_batch_is_known_by_its_own_id(store: MysqlStore, entry: Callable[..., Entry], step: int) -> None:
+    store._db.change("SET SESSION auto_increment_increment = %s", (step,))
+    for entries in ([entry()], [entry() for _ in range(5)], [entry() for _ in range(450)]):
+        filed = store.file(entries)
+        rows = {row.id: row.execution_file for row in store.unannounced(1000)}
+        assert {one.id: one.execution_file for one in filed} == rows
+        store.announced(rows)
+
+
 # Replies that are lost
 
 

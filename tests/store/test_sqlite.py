@@ -129,6 +129,7 @@ def test_a_lock_that_ends_is_waited_for(path: Path, entry: Callable[..., Entry])
         holder.close()
 
 
+@pytest.mark.fault("D1")
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(path: Path, entry: Callable[..., Entry]) -> None:
     with closing(open_store(path)) as store:
         store.file([entry()])
