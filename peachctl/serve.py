@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, names, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import PeachError, RefusedError, UnreachableError
+from peachctl.errors import PeachError, RefusedError, StateError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
@@ -361,15 +361,18 @@ class Scripts:
         message has its row before its script, so a name that only messages get tells that as well (but with
         `--existing`: the script may be another installation's).
         """
+        left = 0
         for seen in self.bus.scripts():
             self.first[seen.name] = (seen.mtime_ns, seen.inode)
             if self.store.find(seen.name) is not None:
                 continue
             of_message = names.parse_script_name(seen.name) is not None and not self.existing
             if of_message or self.store.outcome(_origin(seen.name)) is not None:
-                logger.info("%s has no row any more; it is left alone until it is saved again", printable(seen.name))
+                left += 1
             else:
                 self._file(seen, foreign=self.existing)
+        if left:
+            logger.info("%d scripts have no row any more; each is left alone until it is saved again", left)
 
     def started(self, claim: Claim, event: Mapping[str, Any]) -> None:
         """Observer of the execute loop."""
@@ -451,10 +454,10 @@ class Scripts:
         try:
             self.store.file([entry])
             fail_point("watch:filed")
-        except ExecutionFileTaken:
+        except (ExecutionFileTaken, StateError):
             return  # somebody else has just filed it
 
 
 def _origin(name: str) -> Origin:
-    """Of a script that came by itself: its name, as a number."""
-    return Origin("scripts", 0, int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:7]))
+    """Of a script that came by itself: its name, as a number, in a topic that Kafka cannot have."""
+    return Origin("@scripts", 0, int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:7]))
