@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from peachctl import wire
 from peachctl.bus import MessageTooLarge
-from peachctl.errors import PeachError, RefusedError, WireError
+from peachctl.errors import ConfigError, PeachError, RefusedError, WireError
 from peachctl.hub import Hub, newest
 from peachctl.names import printable
 from peachctl.workflow import Problem, Service
@@ -74,8 +74,8 @@ class Announcer:
         self._too_large: bytes | None = None
         self.published = 0
         """Lists that the broker acknowledged."""
-        self.refused: RefusedError | None = None
-        """The error where the broker did not let us in at the last try."""
+        self.refused: PeachError | None = None
+        """The error where the broker did not let us in at the last try: waiting would not help."""
 
     def publish(self) -> ServiceList | None:
         """Publishes the list now; None where it is the very one that was too large before. Raises PeachError."""
@@ -101,7 +101,10 @@ class Announcer:
         try:
             found = self.publish()
         except PeachError as error:
-            self.refused = error if isinstance(error, RefusedError) else None
+            first = self.refused is None
+            self.refused = error if isinstance(error, RefusedError | ConfigError) else None
+            if self.refused is not None and first and not self.published:
+                return False  # most likely the command ends for that very reason, and says it; else the next try does
             if self._said != error.message:
                 logger.warning("service list: %s", printable(error.message, 500))
             self._said = error.message
@@ -129,6 +132,7 @@ class Announcer:
                     self.step()
                 except Exception:  # a mistake of ours must not end the list for good, nor the consumer with it
                     logger.exception("service list: could not be published; this is a mistake in peachctl")
-                self._ended.wait(self.every)
+                unsaid = self.refused is not None and self._said is None
+                self._ended.wait(min(self.every, _PATIENCE) if unsaid else self.every)
         finally:
             self._close()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peachctl.ingest import Ingest
     from peachctl.letters import Letters
     from peachctl.runner import Runner
-    from peachctl.serve import Stop
+    from peachctl.stop import Stop
     from peachctl.store.mysql_connection import Server
     from peachctl.store.schema import Plan
     from peachctl.submission import Submission
@@ -411,15 +411,15 @@ def submit_over_kafka(
     told what stands against that. Raises PeachError where a file is bad or Kafka cannot be reached: nothing was sent
     then."""
     from peachctl import submission
+    from peachctl.bus.kafka_client import PATIENCE
     from peachctl.ingest import prepare_message
-    from peachctl.serve import ONCE_PATIENCE
 
     hub, most = load_hub(config), limits(config)
     messages = []
     for file in files:
         body, name = read_input(config, file)
         messages.append((file, prepare_message(body, name, hub, most)))
-    with closing(open_sender(config, config.limits.message_bytes, ONCE_PATIENCE)) as sender:
+    with closing(open_sender(config, config.limits.message_bytes, PATIENCE)) as sender:
         sent = submission.send(sender, config.kafka.topic_execute, messages, priority)
     try:
         with closing(open_store(config)) as store:
@@ -514,9 +514,10 @@ def _cancelled(store: Store, claim: Claim) -> bool:
     return True
 
 
-def wait_for(store: Store, ids: list[int], timeout: float | None) -> list[Row]:
-    """Follows rows to their end. Raises PeachError at the time-out, StateError for a row that is gone."""
-    until = None if timeout is None else time.monotonic() + timeout
+def wait_for(store: Store, ids: list[int], timeout: float | None, *, passed: float = 0.0) -> list[Row]:
+    """Follows rows to their end. passed: seconds of the time-out that are over already. Raises PeachError at the
+    time-out, StateError for a row that is gone."""
+    until = None if timeout is None else time.monotonic() + timeout - passed
     ended: dict[int, Row] = {}
     while len(ended) < len(ids):
         for id in ids:

@@ -224,7 +224,7 @@ class Ingest:
     def repair(self) -> None:
         """Mends what a killed process left: temporary files, scripts and events that are owed, refusals not packed.
 
-        What cannot be done now is done by later steps.
+        What cannot be done now is done by later steps. Raises RefusedError.
         """
         files.clean_temporaries(self._queue_folder)
         fail_point("ingest:cleaned")
@@ -234,6 +234,8 @@ class Ingest:
             for row in self._store.unpacked(_RELAYED):
                 self._pack_refusal(row)
             self._relay()
+        except RefusedError:
+            raise
         except (UnreachableError, files.FilesError) as error:
             self._pause(error)
 

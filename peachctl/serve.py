@@ -2,9 +2,6 @@
 
 import hashlib
 import logging
-import os
-import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peachctl import files, names, script, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
-from peachctl.errors import Exit, PeachError, RefusedError, StateError, UnreachableError
+from peachctl.errors import PeachError, RefusedError, StateError, UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.failpoint import fail_point
 from peachctl.ingest import Ingest
 from peachctl.names import printable
 from peachctl.notify import Notifier
+from peachctl.stop import Stop, Stopped
 from peachctl.store import Claim, Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.stuck import Watch
 from peachctl.workflow import Workflow
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ASKING = (signal.SIGTERM, signal.SIGINT)
-_AT_ONCE = 3.0  # seconds that what was asked to end at once has to do so by itself
-_IN_HAND = 10.0  # seconds for a batch of ingest, or a start, when an end is asked for: a server may hold it up
-
-
 ONCE_PATIENCE = 30.0
 """Seconds for which `--once` waits for a server that is away."""
 
@@ -43,65 +36,6 @@ STUCK = 300.0
 """Seconds without the end of a step of ingest after which it is stuck: each call in it has a shorter time-out."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Stop:
-    """Signals that asked for an end: the first drains, the second ends at once.
-
-    At once also where the main thread waits for a database that does not answer: a thread hears the second signal too,
-    and some seconds later ends the process as a kill would. Nothing is lost by that: the supervisor ends what runs,
-    and the next executor takes it up. Where there is no executor, or not yet, the first signal does the same after a
-    while: what is in hand comes again.
-    """
-
-    asked: int = 0
-    interrupted: bool = False
-    loop: ExecuteLoop | None = None
-
-    def install(self) -> None:
-        for number in _ASKING:
-            signal.signal(number, self._hear)
-        read, write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        threading.Thread(target=self._see_to_it, args=(read,), name="stop", daemon=True).start()
-
-    def give(self, loop: ExecuteLoop) -> None:
-        """The loop that is to hear of it, also of what was asked for while it was made."""
-        self.loop = loop
-        if self.asked:
-            loop.drain(at_once=self.asked > 1)
-
-    def _see_to_it(self, signals: int) -> None:
-        """In a thread: the kernel's side of a handler writes the signal's number, whatever Python waits for."""
-        heard: list[int] = []
-        while len(heard) < 2:
-            wait = _IN_HAND if heard and self.loop is None else None
-            if select.select([signals], [], [], wait)[0]:
-                heard += [number for number in os.read(signals, 64) if number in _ASKING]
-            elif self.loop is None:
-                break
-        if self.loop is not None:
-            self.loop.drain(at_once=True)
-        if len(heard) > 1:
-            time.sleep(_AT_ONCE)
-        what = "what it had in hand comes again" if self.loop is None else "the next executor takes up what ran"
-        logger.warning("ended without waiting any longer; %s", what)
-        os._exit(Exit.INTERRUPTED if signal.SIGINT in heard else Exit.DONE)
-
-    def _hear(self, number: int, _frame: object) -> None:
-        self.asked += 1
-        self.interrupted = self.interrupted or number == signal.SIGINT
-        if self.loop is None:
-            return
-        if self.asked == 1 and self.loop.busy:
-            logger.warning("draining %d running; again to end at once", self.loop.busy)
-        self.loop.drain(at_once=self.asked > 1)
-
-
-class Stopped(Exception):
-    """An end was asked for before there was anything to end."""
 
 
 @dataclass(slots=True)
@@ -149,22 +83,32 @@ def queue_status(store: Store, running: int | None = None) -> str:
     return f"{queued} queued" if running is None else f"{running} running, {queued} queued"
 
 
-def serve_ingest(ingest: Ingest, store: Store, stop: Stop, *, once: bool, stuck: float = STUCK) -> None:
+def serve_ingest(
+    ingest: Ingest,
+    store: Store,
+    stop: Stop,
+    *,
+    once: bool,
+    stuck: float = STUCK,
+    began: Callable[[], None] = lambda: None,
+) -> None:
     """`consume ingest`: until SIGTERM, or until what was there is filed. stuck: seconds after which a step that does
-    not return ends the process."""
+    not return ends the process. began: is called once all that it needs has been reached."""
     notifier = Notifier()
     patience = Patience(once)
-    began = False
+    well = False
     wait = 0.0 if once else min(0.5, notifier.patience)
     with Watch(stuck) as watch:
         ingest.repair()
         while not stop.asked:
             watch.beat()
             handled = ingest.step(wait)
-            began = began or ingest.paused is None
+            if not well and ingest.paused is None:
+                well = True
+                began()
             drained = once and not handled and ingest.drained()
             patience.hear(ingest.away)
-            notifier.step(well=began, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
+            notifier.step(well=well, status=lambda: ingest.paused or _lagging(queue_status(store), ingest.lag()))
             if drained:
                 return
             if once and not handled and ingest.away is None and ingest.paused is not None:
@@ -180,13 +124,18 @@ def _lagging(said: str, lag: int | None) -> str:
 class IngestThread:
     """`consume ingest` beside an executor: a thread of its own, for Kafka's polls go on while the executor is busy.
 
-    open_ingest: opens the loop with a store and a bus of its own, in the thread, and closes them.
+    open_ingest: opens the loop with a store and a bus of its own, in the thread, and closes them. said: is called there
+    once all that it needs has been reached.
     """
 
     def __init__(
-        self, open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]], wake: Callable[[], None]
+        self,
+        open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]],
+        wake: Callable[[], None],
+        said: Callable[[], None] = lambda: None,
     ) -> None:
         self._open = open_ingest
+        self._said = said
         self._wake = wake
         self._stop = Stop()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
@@ -234,7 +183,9 @@ class IngestThread:
                     handled = ingest.step(self.wait)
                     self._steps += 1
                     self.paused = ingest.paused
-                    self.began = self.began or ingest.paused is None
+                    if not self.began and ingest.paused is None:
+                        self.began = True
+                        self._said()
                     if handled:
                         self._wake()
         except Stopped:
@@ -273,7 +224,8 @@ def serve_events(
             if failure is None:
                 failure = _failure(loop, events, ingest, patience)
             if failure is not None and not loop.draining:
-                logger.warning("ending: %s", printable(str(failure), 500))
+                if loop.busy:  # else it is told at once, by whoever hears of it
+                    logger.warning("draining %d running, then ending: %s", loop.busy, printable(str(failure), 500))
                 loop.drain()
             if stop.asked or failure is not None:
                 notifier.stopping()

@@ -39,6 +39,7 @@ def send(sender: "KafkaSender", topic: str, messages: Sequence[tuple[str, bytes]
     there is no connection: nothing was sent then."""
     from peachctl.bus import MessageTooLarge
     from peachctl.bus.kafka import PRIORITY_HEADER
+    from peachctl.bus.kafka_client import TopicMissing
 
     sender.connect()
     headers = [(PRIORITY_HEADER, b"%d" % priority)] if priority != 1 else []
@@ -49,7 +50,8 @@ def send(sender: "KafkaSender", topic: str, messages: Sequence[tuple[str, bytes]
             fail_point("submit:sent")
             submission.status = "sent"
         except PeachError as error:
-            submission.status = "unsent" if isinstance(error, MessageTooLarge | RefusedError) else "unknown"
+            nowhere = isinstance(error, MessageTooLarge | RefusedError | TopicMissing)
+            submission.status = "unsent" if nowhere else "unknown"
             submission.reason, submission.error = error.message, error
             break
     return submissions

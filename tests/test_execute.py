@@ -20,6 +20,7 @@ from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
 from peachctl.runner import alive
 from peachctl.runner.supervised import Supervised
+from peachctl.stop import Stop
 from peachctl.store import Executor, Row, Store, sqlite
 from peachctl.store.sqlite_file import Clock
 from tests.conftest import Peach, node, workflow
@@ -404,7 +405,7 @@ def test_an_end_that_was_asked_for_during_the_start_leaves_the_queue_alone(peach
     """It came when there was a handler and not yet a loop; where work never ceases, such a one went on for ever."""
     with opened(peach) as rig, contextlib.closing(app.open_folder_bus(load(environ=peach.environment()))) as bus:
         [id] = filed(peach, rig.store, SLEEPER)
-        stop = serve.Stop(asked=1)
+        stop = Stop(asked=1)
         if kafka:
             serve.serve_events(rig.loop, rig.store, stop, None, None, once=False)
         else:

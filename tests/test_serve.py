@@ -13,7 +13,8 @@ from peachctl import app, serve
 from peachctl.config import load
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.notify import Notifier
-from peachctl.serve import IngestThread, Scripts, Stop, Stopped, waited_for
+from peachctl.serve import IngestThread, Scripts, waited_for
+from peachctl.stop import Stop, Stopped
 from tests.conftest import Peach, node, workflow
 from tests.test_execute import filed, opened
 from tests.test_notify import Ear

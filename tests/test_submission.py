@@ -8,7 +8,7 @@ import pytest
 from peachctl import submission
 from peachctl.bus.kafka_client import Settings
 from peachctl.bus.kafka_send import KafkaSender
-from peachctl.errors import UnreachableError
+from peachctl.errors import Exit, UnreachableError
 from peachctl.store import Letter
 from peachctl.store.sqlite import open_store
 from tests import topics
@@ -54,6 +54,16 @@ def test_one_that_is_too_large_is_named_and_those_behind_it_are_not_sent(at: Top
     # The producer that was told no is not asked again.
     assert [one.status for one in submission.send(sender, at.execute, [("c", b"three")], 1)] == ["sent"]
     assert [record.value for record in at.records(at.execute)] == [b"one", b"three"]
+
+
+def test_a_topic_that_is_not_there_is_named_and_nothing_was_sent(at: Topics, sender: KafkaSender) -> None:
+    sender.connect()
+    sender._producer.config["max_block_ms"] = 300
+    sent = submission.send(sender, at.execute, MESSAGES, 1)
+    assert [one.status for one in sent] == ["unsent", "unsent"]
+    error = sent[0].error
+    assert error is not None and f"has no topic {at.execute}" in error.message
+    assert (error.hint, error.exit) == ("peachctl init-kafka", Exit.FAILED)
 
 
 def test_where_kafka_is_away_nothing_was_sent() -> None:

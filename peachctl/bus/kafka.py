@@ -37,12 +37,23 @@ from kafka.errors import (  # noqa: TID253
 )
 
 from peachctl.bus import Message
-from peachctl.bus.kafka_client import CALL, open_admin, open_consumer, reach, settings, topic_id, translated
+from peachctl.bus.kafka_client import (
+    CALL,
+    TopicMissing,
+    no_topic,
+    open_admin,
+    open_consumer,
+    reach,
+    settings,
+    topic_id,
+    translated,
+)
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
-from peachctl.errors import Exit, MadeAnewError, PeachError, UnreachableError
+from peachctl.errors import MadeAnewError, PeachError, UnreachableError
 from peachctl.store import Origin, Store
+from peachctl.store.rules import PRIORITIES
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +64,7 @@ _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at 
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
 _STALLED = 4  # looks at the same position with something behind it
-_NUMBER = re.compile(r"-?\d{1,9}")
-
-
-class TopicMissing(UnreachableError):
-    """There is a broker, but no topic of workflows: waited for as well, for clients may make it."""
-
-    exit = Exit.FAILED
+_NUMBER = re.compile(r"-?[0-9]{1,10}")
 
 
 class KafkaBus:
@@ -456,8 +461,7 @@ class KafkaBus:
                 logger.debug("a client did not close: %s", error)
 
     def _no_topic(self) -> TopicMissing:
-        topic = self._config.kafka.topic_execute
-        return TopicMissing(f"Kafka at {self._to.where} has no topic {topic}", "peachctl init-kafka")
+        return no_topic(self._to, self._config.kafka.topic_execute)
 
     def _away(self, why: str) -> NoReturn:
         self._trouble = UnreachableError(why, "see that Kafka runs, and kafka.bootstrap_servers")
@@ -495,6 +499,6 @@ def _priority(headers: Sequence[tuple[str, bytes]]) -> int:
     """What the sender asked for; 1 where that is no number that the column can hold."""
     for name, value in headers:
         text = bytes(value or b"").decode(errors="replace")
-        if name == PRIORITY_HEADER and _NUMBER.fullmatch(text):
+        if name == PRIORITY_HEADER and _NUMBER.fullmatch(text) and int(text) in PRIORITIES:
             return int(text)
     return 1

@@ -41,23 +41,31 @@ from kafka.protocol.parser import KafkaProtocol  # noqa: TID253
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: TID253
 
 from peachctl.config import Config, kafka_password
-from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
+from peachctl.errors import ConfigError, Exit, PeachError, RefusedError, UnreachableError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds for which commands wait for a server that does not answer."""
+PATIENCE = 20.0
+"""Seconds for which commands wait for a server that does not answer. All of a command takes less than 30 then."""
 
 CALL = 10_000
 """Milliseconds that one call of a client may take."""
 
 _GREETING = 5.0
+_CLOSING = 1.5  # seconds of connections that are closed when they are greeted: a broker that begins or ends does so too
+_LARGEST = 100 << 20  # bytes of an answer; what is no Kafka says something that is more, taken for a size
 _MOMENT = 0.3  # of silence, after which another server is asked as well
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
 _answered: dict[tuple[str, ...], str] = {}
+
+
+class TopicMissing(UnreachableError):
+    """There is a broker, but not this topic: waited for as well by consumers, for clients may make it."""
+
+    exit = Exit.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,33 +165,51 @@ def _calm() -> None:
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
+class _Odd(ConnectionError):
+    """What answers does not speak as we do. sure: by what it said; else it only closed the connection."""
+
+    def __init__(self, message: str, *, sure: bool) -> None:
+        super().__init__(message)
+        self.sure = sure
+
+
 def reach(to: Settings, patience: float = PATIENCE) -> None:
     """Returns as soon as one of the servers has greeted us. Raises RefusedError at once where one does not accept who
     we are (or we not it), ConfigError for a SASL mechanism that it does not have, UnreachableError after `patience`
-    seconds without an answer.
+    seconds without an answer, and soon where what answers is no Kafka, or TLS where we are not or the reverse.
 
     The one that answered last time is asked first, and the next one as soon as it failed or was silent for a moment:
     a server that lets packets vanish does not hide the ones that live.
     """
     end = time.monotonic() + patience
+    odd_since: float | None = None
     while True:
-        failures = _ask_all(to, min(_GREETING, max(0.1, end - time.monotonic())))
-        if not failures:
+        failed = _ask_all(to, min(_GREETING, max(0.1, end - time.monotonic())))
+        if not failed:
             return
-        if time.monotonic() + 0.5 > end:
+        failures = "; ".join(f"{server}: {_reason(error)}" for server, error in failed.items())
+        now = time.monotonic()
+        odd = [error for error in failed.values() if isinstance(error, _Odd)]
+        odd_since = (odd_since or now) if len(odd) == len(failed) else None
+        if odd_since is not None and (all(one.sure for one in odd) or now - odd_since >= _CLOSING):
             raise UnreachableError(
-                f"Kafka cannot be reached: {'; '.join(failures)}", "see that it runs, and kafka.bootstrap_servers"
+                f"Kafka cannot be reached: {failures}",
+                "see kafka.security_protocol, and the port in kafka.bootstrap_servers",
+            )
+        if now + 0.5 > end:
+            raise UnreachableError(
+                f"Kafka cannot be reached: {failures}", "see that it runs, and kafka.bootstrap_servers"
             )
         time.sleep(0.5)
 
 
-def _ask_all(to: Settings, patience: float) -> list[str]:
+def _ask_all(to: Settings, patience: float) -> dict[str, Exception]:
     """What is the matter with each server; nothing where one has greeted us."""
     end = time.monotonic() + patience
     moment = min(_MOMENT, patience / (2 * len(to.servers)))
     answers: queue.SimpleQueue[tuple[str, Exception | None]] = queue.SimpleQueue()
     waiting = sorted(to.servers, key=lambda server: server != _answered.get(to.servers))
-    failures = dict.fromkeys(to.servers, "no answer")
+    failures: dict[str, Exception] = {server: TimeoutError() for server in to.servers}
     heard = 0
     while heard < len(to.servers) and (left := end - time.monotonic()) > 0:
         if waiting:
@@ -196,11 +222,11 @@ def _ask_all(to: Settings, patience: float) -> list[str]:
         heard += 1
         if error is None:
             _answered[to.servers] = server
-            return []
+            return {}
         if not isinstance(error, OSError | KafkaError):
             raise error
-        failures[server] = _reason(error)
-    return [f"{server}: {why}" for server, why in failures.items()]
+        failures[server] = error
+    return failures
 
 
 def _ask(
@@ -236,6 +262,12 @@ def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, whe
             f"Kafka at {where}: its certificate is not accepted: {error.verify_message}",
             "see kafka.tls_ca, and that the certificate has the name in kafka.bootstrap_servers",
         ) from error
+    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as error:
+        raise _Odd("it closes the connection when TLS begins; is that port TLS?", sure=False) from error
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
+            raise _Odd("what answers there does not speak TLS; is that port TLS?", sure=True) from error
+        raise
 
 
 def _authenticate(to: Settings, talk: "_Talk", host: str, where: str) -> None:
@@ -272,18 +304,31 @@ class _Talk:
         self._socket = connection
         self._end = time.monotonic() + timeout
         self._protocol = KafkaProtocol(client_id=_CLIENT)
+        self._head = b""  # the first bytes that it said
 
     def ask(self, request: Any) -> Any:
         self._protocol.send_request(request)
         self._socket.sendall(self._protocol.send_bytes())
         while True:
             self._socket.settimeout(max(0.01, self._end - time.monotonic()))
-            received = self._socket.recv(65536)
+            try:
+                received = self._socket.recv(65536)
+            except ConnectionResetError:
+                received = b""
             if not received:
-                raise ConnectionError("the connection was closed (see kafka.security_protocol)")
+                raise _Odd("the connection was closed (see kafka.security_protocol); is that port TLS?", sure=False)
+            self._know(received)
             answers = self._protocol.receive_bytes(received)
             if answers:
                 return answers[0][1]
+
+    def _know(self, received: bytes) -> None:
+        """Raises _Odd where the first bytes are no Kafka's: its answers begin with their size."""
+        self._head = self._head or received[:4]
+        if self._head.startswith(b"\x15\x03"):
+            raise _Odd("it answers with TLS; kafka.security_protocol says otherwise", sure=True)
+        if int.from_bytes(self._head) > _LARGEST:
+            raise _Odd("what answers there is no Kafka", sure=True)
 
 
 def _reason(error: BaseException) -> str:
@@ -295,6 +340,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) or type(error).__name__
+
+
+def no_topic(to: Settings, topic: str) -> TopicMissing:
+    return TopicMissing(f"Kafka at {to.where} has no topic {topic}", "peachctl init-kafka")
 
 
 def translated(error: KafkaError, to: Settings, what: str) -> PeachError:

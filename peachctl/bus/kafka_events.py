@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peachctl import wire
-from peachctl.errors import PeachError, RefusedError, WireError
+from peachctl.errors import ConfigError, PeachError, RefusedError, WireError
 from peachctl.names import printable
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class KafkaEvents:
         self._said: str | None = None
         self.heard_once = False
         self._commits = True
-        self.refused: RefusedError | None = None
+        self.refused: PeachError | None = None
         """The error where the broker did not let us in at the first try: waiting would not help."""
 
     @property
@@ -143,9 +143,10 @@ class _Listener(threading.Thread):
             self._events._commits = False
             logger.warning("%s: the position in the events is not committed", printable(str(error)))
             return
-        if isinstance(error, RefusedError) and not self._events.heard_once:
-            self._events.refused = error
+        if isinstance(error, RefusedError | ConfigError) and not self._events.heard_once:
+            self._events.refused = error  # it ends the command, which says why
             self._events._heard()
+            return
         if isinstance(error, errors.RetriableError):
             self._events._say("Kafka does not answer")
         else:

@@ -7,12 +7,29 @@ thrown away and the next message gets another.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError  # noqa: TID253 imported late
+from kafka.errors import (  # noqa: TID253 imported late
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnknownTopicOrPartitionError,
+)
 
 from peachctl.bus import MessageTooLarge
-from peachctl.bus.kafka_client import Settings, close_producer, open_producer, reach, translated
+from peachctl.bus.kafka_client import (
+    Settings,
+    border,
+    close_producer,
+    no_topic,
+    open_admin,
+    open_producer,
+    partitions,
+    reach,
+    translated,
+)
 from peachctl.errors import PeachError
 from peachctl.store import Origin
 
@@ -35,8 +52,8 @@ class KafkaSender:
             self._producer = open_producer(self._to, self._largest)
 
     def send(self, topic: str, body: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Origin:
-        """Returns where the message stands. Raises MessageTooLarge, RefusedError, and UnreachableError: then it may or
-        may not stand there."""
+        """Returns where the message stands. Raises MessageTooLarge, RefusedError, TopicMissing, and
+        UnreachableError: then it may or may not stand there."""
         self.connect()
         try:
             told = self._producer.send(topic, body, headers=list(headers)).get(timeout=_REPLY)
@@ -51,7 +68,18 @@ class KafkaSender:
                 f"a message of {size} bytes is more than Kafka takes for the topic {topic}",
                 f"raise its max.message.bytes: kafka-configs.sh --alter --entity-type topics --entity-name {topic} ...",
             )
+        # The library asks for a topic that is not there until its time is over, and then names no cause.
+        if isinstance(error, KafkaTimeoutError | UnknownTopicOrPartitionError) and self._lacks(topic):
+            return no_topic(self._to, topic)
         return translated(error, self._to, f"a message to the topic {topic} was not acknowledged")
+
+    def _lacks(self, topic: str) -> bool:
+        """Whether there is a broker that says that there is no such topic."""
+        try:
+            with border(self._to, "the topics cannot be listed"), closing(open_admin(self._to)) as admin:
+                return not partitions(admin, topic)
+        except PeachError:
+            return False
 
     def close(self) -> None:
         """Never raises, and waits some seconds at most."""

@@ -12,7 +12,7 @@ from peachctl.errors import Exit
 
 if TYPE_CHECKING:
     from peachctl.config import Config
-    from peachctl.serve import Stop
+    from peachctl.stop import Stop
 
 Once = Annotated[bool, typer.Option("--once", help="End when all that was there at the start is done.")]
 
@@ -29,14 +29,17 @@ def register(app: typer.Typer) -> None:
 @consume.command("ingest")
 def ingest(once: Once = False, log_format: LogFormat = "text") -> None:
     """Files workflows that arrive, writes their scripts and announces them."""
+    config, stop = _begin(log_format)
     from peachctl import app
     from peachctl.serve import serve_ingest
 
-    config, stop = _begin(log_format)
     with _ending(stop), app.serving_ingest(config, stop, once=once) as (loop, store):
         source = config.kafka.topic_execute if app.on_kafka(config) else config.folders.inbox
-        screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
-        serve_ingest(loop, store, stop, once=once)
+
+        def began() -> None:
+            screen.say(f"Taking workflows from {source}. Run them: peachctl consume execute")
+
+        serve_ingest(loop, store, stop, once=once, began=began)
 
 
 @consume.command("execute")
@@ -65,22 +68,23 @@ def watch(
 
 
 def _begin(log_format: str) -> "tuple[Config, Stop]":
+    from peachctl.stop import Stop
+
+    stop = Stop()
+    stop.install()  # before what takes time: a SIGTERM in it is an end like any other
     from peachctl import app
-    from peachctl.serve import Stop
 
     config = screen.config()
     log_to_stderr(log_format)
     app.refuse_unready(config)
     app.make_folders(config)
-    stop = Stop()
-    stop.install()
     return config, stop
 
 
 @contextlib.contextmanager
 def _ending(stop: "Stop") -> Iterator[None]:
     """How the command ends when it was told to: by SIGTERM with 0, by Ctrl-C with 130."""
-    from peachctl.serve import Stopped
+    from peachctl.stop import Stopped
 
     with contextlib.suppress(Stopped):
         yield
@@ -90,9 +94,9 @@ def _ending(stop: "Stop") -> Iterator[None]:
 
 def _serve(*, once: bool, log_format: str, with_ingest: bool, with_scripts: bool, existing: bool = False) -> None:
     """The executor, embedded or on Kafka. `watch` (with_scripts) knows no Kafka."""
+    config, stop = _begin(log_format)
     from peachctl import app
 
-    config, stop = _begin(log_format)
     with _ending(stop):
         if app.on_kafka(config) and not with_scripts:
             _serve_kafka(config, stop, once=once, with_ingest=with_ingest)
@@ -153,6 +157,9 @@ def _serve_kafka(config: "Config", stop: "Stop", *, once: bool, with_ingest: boo
             events = None if once else app.open_events(config, loop.poke)
             ingest = None
             if with_ingest and not once:
-                screen.say(f"Taking workflows from {config.kafka.topic_execute}.")
-                ingest = IngestThread(lambda inner: app.serving_ingest(config, inner, once=False), loop.poke)
+                ingest = IngestThread(
+                    lambda inner: app.serving_ingest(config, inner, once=False),
+                    loop.poke,
+                    lambda: screen.say(f"Taking workflows from {config.kafka.topic_execute}."),
+                )
             serve_events(loop, store, stop, events, ingest, once=once)

@@ -1,23 +1,25 @@
-"""`queue list|show|logs`."""
+"""`queue list|show|logs|cancel|retry`."""
 
 import contextlib
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from peachctl.cli.render import Format, Output, Reveal, ago, duration, grid, mark, screen
-from peachctl.errors import ConfigError, StateError
+from peachctl.errors import ConfigError, StateError, UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from peachctl.store import NodeState, Row
+    from peachctl.store import NodeState, Row, Store
 
 queue = typer.Typer(no_args_is_help=True, help="The queue: what waits, runs and has ended.")
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="The workflow's id in the queue.")]
+Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="Ids of workflows in the queue.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -194,3 +196,63 @@ def _plain(text: str) -> str:
 
     lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
     return "\n".join(printable(line, len(line) + 1) for line in lines)
+
+
+@queue.command("cancel")
+def cancel(ids: Ids, output: Output = Format.TABLE) -> None:
+    """Cancels workflows that wait or run; what runs of them is ended by its executor."""
+    _change(ids, lambda store, id: f"workflow {id} is cancelled (it was {store.cancel(id).word})", "retry")
+
+
+@queue.command("retry")
+def retry(
+    ids: Ids,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Anything that ended, and run also what succeeded.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Queues workflows again that ended in error or were cancelled, or that an adoption found unfinished.
+
+    Nodes that succeeded keep their results, unless told otherwise.
+    """
+
+    def again(store: "Store", id: int) -> str:
+        store.retry(id, from_start=from_start)
+        return f"workflow {id} is queued again" + (", from its start" if from_start else "")
+
+    _change(ids, again, "show")
+
+
+def _change(ids: list[int], change: "Callable[[Store, int], str]", after: str) -> None:
+    """Does it to each workflow by itself: one that is not there, or not in a state for it, holds up no other. change:
+    does it and returns what was done. after: the verb to type next. Raises typer.Exit with the worst exit status."""
+    from peachctl import app, present
+
+    done: list[Row] = []
+    told: list[str] = []
+    worst = 0
+    with contextlib.closing(app.open_store(screen.config())) as store:
+        for id in dict.fromkeys(ids):
+            try:
+                told.append(change(store, id))
+            except UnreachableError:
+                if told:
+                    screen.say("; ".join(told))
+                raise
+            except StateError as error:
+                screen.error(error)
+                worst = max(worst, error.exit)
+                continue
+            row = store.get(id)
+            if row is not None:  # else a client has just deleted it
+                done.append(row)
+    screen.result(
+        [present.row(row) for row in done],
+        lambda console: console.print("\n".join(f"{line[0].upper()}{line[1:]}." for line in told)) if told else None,
+    )
+    if told and screen.format is Format.TABLE:
+        next_one = f"peachctl queue {after} {done[0].id}" if len(done) == 1 else "peachctl queue list"
+        screen.say(f"Next: {next_one}")
+    if worst:
+        raise typer.Exit(worst)

@@ -97,7 +97,8 @@ def publish(
 ) -> None:
     """Publishes the list of services over Kafka, again and again: where `consume ingest` does not see the hub."""
     from peachctl import app
-    from peachctl.serve import ONCE_PATIENCE, Stop, serve_announcer
+    from peachctl.serve import ONCE_PATIENCE, serve_announcer
+    from peachctl.stop import Stop
 
     config = screen.config()
     log_to_stderr(log_format)

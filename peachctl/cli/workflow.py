@@ -169,10 +169,15 @@ def submit(
     """Hands workflows to the installation: all of them, or none where one is bad."""
     from peachctl import app
     from peachctl.config import seconds
+    from peachctl.store.rules import check_priority
 
     config = screen.config()
     app.refuse_unready(config)
     limit = None if timeout is None else seconds(timeout)
+    try:
+        check_priority(priority)
+    except PeachError as error:
+        raise ConfigError(f"--priority: {error.message}") from None
     if app.on_kafka(config):
         _submit_over_kafka(config, files, priority, wait=wait, limit=limit)
         return
@@ -204,10 +209,9 @@ def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wai
     status: dict[int, tuple[str, str | None]] = {}
     filed = [one.id for one in sent if one.id is not None and one.status == "queued"]
     if wait and filed:
-        left = None if limit is None else max(0.0, limit - (time.monotonic() - began))
         with contextlib.closing(app.open_store(config)) as store:
             try:
-                rows = app.wait_for(store, filed, left)
+                rows = app.wait_for(store, filed, limit, passed=time.monotonic() - began)
             except PeachError as error:
                 late, rows = error, [row for id in filed if (row := store.get(id)) is not None]
         status = {row.id: (row.status.word, row.reason and mask(row.reason)) for row in rows}
@@ -215,8 +219,8 @@ def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wai
     for one in sent:
         word, reason = status.get(one.id or 0, (one.status, one.reason))
         value.append({"file": one.file, "id": one.id, "status": word, "reason": reason})
-    _show_submitted(value)
     failed = next((one.error for one in sent if one.error is not None), late)
+    _show_submitted(value, failed)
     if failed is not None:
         raise failed
     words = {str(one["status"]) for one in value}
@@ -231,7 +235,8 @@ def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wai
         raise typer.Exit(Exit.WORKFLOW)
 
 
-def _show_submitted(value: list[dict[str, Any]]) -> None:
+def _show_submitted(value: list[dict[str, Any]], failed: PeachError | None = None) -> None:
+    """failed: is said afterwards, and not twice."""
     from peachctl.cli.render import grid
     from peachctl.names import printable
 
@@ -245,7 +250,7 @@ def _show_submitted(value: list[dict[str, Any]]) -> None:
         ),
     )
     for one in value:
-        if one["reason"]:
+        if one["reason"] and (failed is None or one["reason"] != failed.message):
             screen.say(f"{printable(one['file'])}: {printable(one['reason'], 2000)}", style="yellow")
 
 

@@ -138,6 +138,11 @@ class MysqlSession:
     def name(self) -> str:
         return str(self.server.url)
 
+    @property
+    def _reply(self) -> int:
+        """Seconds for which a reply is waited for."""
+        return max(2, round(min(_REPLY, self.patience)))
+
     def quoted(self, identifier: str) -> str:
         return f"`{identifier}`"
 
@@ -258,7 +263,9 @@ class MysqlSession:
         """A driver's error as a sentence."""
         number = _number(error)
         if number is None or number in _OF_THE_MOMENT:
-            return UnreachableError(f"{self.name}: {_said(error)}", "see whether the server runs, and database.url")
+            return UnreachableError(
+                f"{self.name}: {_said(error, self._reply)}", "see whether the server runs, and database.url"
+            )
         return self._translated(error, number)
 
     # Beneath
@@ -324,7 +331,7 @@ class MysqlSession:
 
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
-        reply = max(2, round(min(_REPLY, self.patience)))
+        reply = self._reply
         lock = min(_LOCK, reply - 1)  # the server is to say that somebody else has it, before we take it for dead
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
@@ -408,7 +415,7 @@ class MysqlSession:
 
     def _gave_up(self, failure: Exception) -> UnreachableError:
         return UnreachableError(
-            f"{self.name}: the database could not be reached for {self.patience:g} s ({_said(failure)})",
+            f"{self.name}: the database could not be reached for {self.patience:g} s ({_said(failure, self._reply)})",
             "see whether the server runs, and database.url",
         )
 
@@ -424,7 +431,12 @@ class MysqlSession:
             return RefusedError(f"{self.name}: the server lets nobody in from this host ({said})")
         if number == 1049:
             return RefusedError(f"{self.name}: there is no database {url.name!r}", "create it, or see database.url")
-        if number in (1044, 1142, 1143, 1227, 1370):
+        if number == 1044:
+            return RefusedError(
+                f"{self.name}: the user {url.user!r} may not use a database {url.name!r}, or there is none ({said})",
+                "see the name in database.url; grant the user SELECT, INSERT, UPDATE and DELETE on it",
+            )
+        if number in (1142, 1143, 1227, 1370):
             return RefusedError(
                 f"{self.name}: the user {url.user!r} may not do what is needed ({said})",
                 "grant it SELECT, INSERT, UPDATE and DELETE on this database",
@@ -492,10 +504,15 @@ def _number(error: Exception) -> int | None:
     return 2013 if isinstance(error, OSError) else None
 
 
-def _said(error: Exception) -> str:
-    """What the driver or the server says, without what may be a password."""
-    said = getattr(error, "msg", None) or str(error)
+def _said(error: Exception, reply: int | None = None) -> str:
+    """What the driver or the server says, in one line, without what may be a password. reply: seconds for which a reply
+    was waited for."""
     number = getattr(error, "errno", -1)
+    if number == 3024:  # the driver gives advice to programmers, on five lines
+        return "no answer in time" if reply is None else f"no answer within {reply} s"
+    if number in (2006, 2013, 2055) and _number(error) != 2026:  # what TLS has against it is told
+        return "the connection was lost"
+    said = " ".join(str(getattr(error, "msg", None) or error).split())
     return mask(f"{number}: {said}" if number not in (-1, None) else said)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from peachctl.errors import PeachError, StateError
 from peachctl.store import Entry, Letter, Origin, Status, Wanted, columns
 
-_PRIORITIES = range(-(1 << 31), 1 << 31)
+PRIORITIES = range(-(1 << 31), 1 << 31)
+"""What the column can hold (INT)."""
 
 
 def check_priority(priority: int) -> None:
-    """Raises PeachError for what the column cannot hold (INT)."""
-    if priority not in _PRIORITIES:
+    """Raises PeachError for what the column cannot hold."""
+    if priority not in PRIORITIES:
         raise PeachError(f"priority {priority} is out of range (a 32-bit number)")
 
 
@@ -64,13 +65,13 @@ def read_began(value: str | None, epoch: int) -> dict[int, int] | None:
 def check_cancel(id: int, status: Status) -> None:
     """Raises StateError for a row that has ended."""
     if status.ended:
-        raise StateError(f"workflow {id} has ended already ({status.word})")
+        raise StateError(f"workflow {id} has ended already ({status.word})", f"peachctl queue show {id}")
 
 
 def check_retry(id: int, status: Status, workflow_json: str | None, *, left: bool, from_start: bool) -> None:
     """Raises StateError for a row that is not retried. left: an adoption found it unfinished."""
     if not (left or status in (Status.CANCELLED, Status.ERROR) or (from_start and status.ended)):
-        hint = "peachctl queue retry --from-start runs all of it again" if status.ended else None
+        hint = f"peachctl queue retry --from-start {id}   (runs all of it again)" if status.ended else None
         raise StateError(f"workflow {id} is {status.word}: only what failed or was cancelled is retried", hint)
     if not columns.holds_json(workflow_json or ""):
         raise StateError(
@@ -80,7 +81,7 @@ def check_retry(id: int, status: Status, workflow_json: str | None, *, left: boo
 
 
 def no_workflow(id: int) -> StateError:
-    return StateError(f"there is no workflow {id}")
+    return StateError(f"there is no workflow {id}", "peachctl queue list")
 
 
 def no_letter(number: int) -> StateError:

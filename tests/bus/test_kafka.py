@@ -124,10 +124,10 @@ def test_a_message_becomes_a_row_an_event_and_a_committed_offset(site: Site) -> 
 
 
 def test_the_header_says_the_priority_and_a_bad_one_is_no_reason_to_refuse(site: Site) -> None:
-    for value in (b"7", b"-3", b"many", b"99999999999", b""):
+    for value in (b"7", b"-3", b"many", b"99999999999", b"2147483648", b"2147483647", b""):
         site.topics.producer.send(site.topics.execute, message(), headers=[("peachctl-priority", value)]).get(10)
     ingested(site, site.loop())
-    assert [row.priority for row in reversed(site.store.rows())] == [7, -3, 1, 1, 1]
+    assert [row.priority for row in reversed(site.store.rows())] == [7, -3, 1, 1, 1, 2147483647, 1]
 
 
 @pytest.mark.fault("B11")

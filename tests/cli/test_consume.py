@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,27 @@ def test_the_log_can_be_json_lines(peach: Peach) -> None:
     done = peach("-q", "consume", "execute", "--once", "--log-format", "json")
     assert all(json.loads(line)["level"] for line in done.stderr.splitlines())
     done = peach("consume", "execute", "--once", "--log-format", "xml", code=2)
+
+
+@pytest.mark.fault("C5")
+def test_a_sigterm_in_the_start_is_an_end_like_any_other(peach: Peach) -> None:
+    processes = [
+        peach.start(*words) for words in (*(("consume", one) for one in ("ingest", "execute", "all")), ("watch",))
+    ]
+    left = list(processes)
+
+    def strike() -> bool:
+        for process in list(left):
+            [caught] = [
+                int(line.split()[1], 16)
+                for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                if line.startswith("SigCgt")
+            ]
+            if caught >> (signal.SIGTERM - 1) & 1:
+                # Nothing heavy is there yet, no folder either: whatever comes after it finds the signal heard.
+                process.terminate()
+                left.remove(process)
+        return not left
+
+    peach.until(strike)
+    assert [process.wait(20) for process in processes] == [0, 0, 0, 0]

@@ -81,3 +81,33 @@ def test_passwords_inside_uris_are_masked_unless_revealed(peach: Peach) -> None:
     for script in peach.queue.glob("*.py"):
         assert script.stat().st_mode & 0o007 == 0
     assert peach.database.stat().st_mode & 0o007 == 0
+
+
+def test_workflows_are_cancelled_and_retried_each_by_itself(peach: Peach) -> None:
+    peach("submit", *[peach.file(DIAMOND, name) for name in ("a.json", "b.json", "c.json")])
+    [first, second] = peach.json("queue", "cancel", 1, 3)
+    assert [(row["id"], row["status"]) for row in (first, second)] == [(1, "cancelled"), (3, "cancelled")]
+    assert first["finished_date"] is not None and first["reason"] == "it was cancelled"
+    # One that cannot be is said, and holds up no other.
+    done = peach("queue", "cancel", 1, 7, 2, code=4)
+    assert done.stdout == "Workflow 2 is cancelled (it was queued).\n"
+    for said in ("workflow 1 has ended already (cancelled)", "there is no workflow 7", "Next: peachctl queue retry 2"):
+        assert said in done.stderr
+    done = peach("queue", "retry", 1, 7, "-o", "json", code=4)
+    assert [(row["id"], row["status"], row["reason"]) for row in json.loads(done.stdout)] == [(1, "queued", None)]
+    assert json.loads(done.stderr)["error"]["code"] == 4
+    peach("consume", "execute", "--once")
+    assert [row["status"] for row in peach.json("queue", "list")] == ["cancelled", "cancelled", "success"]
+
+
+def test_what_succeeded_runs_again_only_from_its_start(peach: Peach) -> None:
+    peach("run", peach.file(DIAMOND))
+    done = peach("queue", "retry", 1, code=4)
+    assert "only what failed or was cancelled" in done.stderr and "queue retry --from-start 1" in done.stderr
+    assert json.loads(peach("queue", "retry", 1, "-o", "json", code=4).stdout) == []
+    done = peach("queue", "retry", 1, "--from-start")
+    assert done.stdout == "Workflow 1 is queued again, from its start.\n"
+    assert "Next: peachctl queue show 1" in done.stderr
+    peach("consume", "execute", "--once")
+    [row] = peach.json("queue", "list")
+    assert (row["status"], row["attempt"]) == ("success", 2)

@@ -60,6 +60,8 @@ def test_what_ingest_refuses_is_reported_with_its_reason(peach: Peach, at: Topic
     done = peach.json("submit", peach.file(DIAMOND, "one.json"), peach.file(text, "two.json"), code=1)
     assert [(one["id"], one["status"]) for one in done] == [(1, "refused"), (2, "queued")]
     assert "Upper" in done[0]["reason"] and done[1]["reason"] is None
+    late = peach("submit", peach.file(text, "two.json"), "--wait", "--timeout", "2", code=1)
+    assert "1 of 1 workflows had not ended after 2 s" in late.stderr
     process.terminate()
     assert process.wait(20) == 0
 
@@ -69,3 +71,4 @@ def test_one_bad_file_and_nothing_is_sent(peach: Peach, at: Topics) -> None:
     done = peach("submit", peach.file(DIAMOND), bad, code=1)
     assert "bad.json" in done.stderr and "Nowhere" in done.stderr
     assert at.records(at.execute) == []
+    assert "out of range" in peach("submit", peach.file(DIAMOND), "--priority", 2147483648, code=2).stderr

@@ -103,6 +103,12 @@ def test_submit_wait_follows_to_the_end(peach: Peach) -> None:
     assert executor.wait(20) == 0
 
 
+def test_a_priority_that_no_row_can_hold_is_a_mistake_and_files_nothing(peach: Peach) -> None:
+    done = peach("submit", peach.file(DIAMOND), "--priority", 99999999999, code=2)
+    assert "--priority: priority 99999999999 is out of range" in done.stderr
+    assert not peach.database.exists()
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("malformed_*")))
 def test_every_malformed_message_is_refused_in_one_line_with_file_offset_and_field(name: str, peach: Peach) -> None:
     done = peach("decode", GOLDEN / name, code=1)
