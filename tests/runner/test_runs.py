@@ -288,7 +288,7 @@ def test_processes_that_flee_are_ended(rig: Rig, marker: str) -> None:
         "            os.write(growing, b'.')\n"
         "            grow(depth - 1)\n"
         "            time.sleep(60)\n"
-        "for work in (flee, flee, lambda: grow(4)):\n"
+        "for work in (flee, flee, lambda: (grow(4), time.sleep(60))):\n"
         "    if os.fork() == 0: work()\n"
         f"stray({marker!r})\n"
         "seen = 0\n"
