@@ -41,7 +41,7 @@ HEAD = """# Proof
 What `make proof` has found, the latest of each campaign. Written by `tests/proof.py`. Times are those of the clock,
 whatever else the machine had to do.
 
-| campaign | figures | seed | date | machine |
+| which | figures | seed | date | machine |
 |---|---|---|---|---|
 """
 
