@@ -41,7 +41,7 @@ from peachctl.runtime.custody import Custody
 from peachctl.runtime.job import Job
 
 _MESSAGE_SIZE = 256 << 10
-_WARM = ("dask", "dask.local", "dask.threaded", "dask.multiprocessing")
+_WARM = ("dask", "dask.local", "dask.threaded", "dask.multiprocessing", "peachctl.hub", "peachctl.wire")
 _NOT_WARM = {"__main__", "parent", "namespace"}
 _RETRY = 0.05
 _ROUNDS = 20
