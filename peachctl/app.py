@@ -214,7 +214,7 @@ def open_letters(config: Config, store: Store) -> "Letters":
         inbox=config.folders.inbox,
         load_hub=lambda: load_hub(config),
         limits=limits(config),
-        embedded=not config.kafka.bootstrap_servers,
+        embedded=not on_kafka(config),
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -225,8 +226,12 @@ class Peach:
 
     def start(self, *arguments: object, **env: str) -> "subprocess.Popen[str]":
         """Starts a command in the background; ended with the test."""
+        return self.spawn([sys.executable, "-m", "peachctl", *map(str, arguments)], **env)
+
+    def spawn(self, command: list[str], **env: str) -> "subprocess.Popen[str]":
+        """As `start`, of any program."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "peachctl", *map(str, arguments)],
+            command,
             env=self.environment(**env),
             cwd=self.home,
             text=True,
@@ -236,6 +241,26 @@ class Peach:
         )
         self.running.append(process)
         return process
+
+    @contextlib.contextmanager
+    def on_terminal(self, *arguments: object) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+        """A command that has a terminal, and the descriptor of its other end; killed at the end."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "peachctl", *map(str, arguments)],
+            env=self.environment(TERM="dumb"),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.home,
+        )
+        os.close(theirs)
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
 
     def file(self, value: Any, name: str = "workflow.json") -> Path:
         path = self.home / name

@@ -194,33 +194,19 @@ def test_check_names_all_problems_at_once(peach: Peach) -> None:
 
 def test_a_debugger_opens_where_a_node_fails(peach: Peach) -> None:
     value = workflow(node("a", "Text", ["x"]), node("bad", "Fail", ["look here"], "a"))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "peachctl", "run", str(peach.file(value)), "--pdb"],
-        env=peach.environment(TERM="dumb"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=peach.home,
-    )
-    os.close(theirs)
     seen, asked, end = b"", False, time.monotonic() + 30
-    try:
+    with peach.on_terminal("run", peach.file(value), "--pdb") as (process, terminal):
         while time.monotonic() < end:
-            if not select.select([ours], [], [], 0.2)[0]:
+            if not select.select([terminal], [], [], 0.2)[0]:
                 if process.poll() is not None:
                     break
                 continue
             try:
-                data = os.read(ours, 4096)
+                data = os.read(terminal, 4096)
             except OSError:
                 break
             seen += data
             if b"(Pdb)" in seen and not asked:
                 asked = True
-                os.write(ours, b"p message + '!'\nq\n")
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+                os.write(terminal, b"p message + '!'\nq\n")
     assert b"look here!" in seen, seen.decode(errors="replace")

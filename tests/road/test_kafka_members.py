@@ -39,17 +39,7 @@ def topics(peach: Peach) -> Iterator[Topics]:
 
 def start(peach: Peach, text: str) -> "subprocess.Popen[str]":
     """A consumer with other settings than people have; ended with the test."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", text],
-        env=peach.environment(),
-        cwd=peach.home,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(peach.home / f"stderr.{len(peach.running)}").open("w"),
-    )
-    peach.running.append(process)
-    return process
+    return peach.spawn([sys.executable, "-c", text])
 
 
 def put(topics: Topics, value: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pty
 import select
 import signal
 import sqlite3
@@ -263,25 +262,11 @@ def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
 
 def test_a_run_in_the_debugger_does_not_outlive_its_executor_and_is_taken_over_at_once(peach: Peach) -> None:
     value = workflow(node("a", "Text", ["x"]), node("bad", "Fail", ["look here"], "a"))
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "peachctl", "run", str(peach.file(value)), "--pdb"],
-        env=peach.environment(TERM="dumb"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=peach.home,
-    )
-    os.close(theirs)
-    try:
+    with peach.on_terminal("run", peach.file(value), "--pdb") as (_, terminal):
         seen = b""
         while b"(Pdb)" not in seen:
-            assert select.select([ours], [], [], 30)[0], seen
-            seen += os.read(ours, 4096)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+            assert select.select([terminal], [], [], 30)[0], seen
+            seen += os.read(terminal, 4096)
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
     [row] = judge(peach, rows=1, statuses=("error",))
     assert row["attempt"] == 2 and "look here" in row["reason"]
