@@ -199,8 +199,7 @@ def place_server(place: str) -> Server:
 
 ADAPTERS: dict[str, Callable[[Path], Database]] = {
     "sqlite": SqliteDatabase,
-    "mariadb": lambda _: MysqlDatabase("mariadb"),
-    "mysql": lambda _: MysqlDatabase("mysql"),
+    **{kind: lambda _, kind=kind: MysqlDatabase(kind) for kind in databases.KINDS},  # type: ignore[misc]
 }
 
 

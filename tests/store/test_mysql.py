@@ -48,7 +48,7 @@ RIVAL = Executor("u", "i", "{}")
 CANARY = "c4nary-p4ssword"
 
 
-@pytest.fixture(params=["mariadb", "mysql"])
+@pytest.fixture(params=databases.KINDS)
 def database(request: pytest.FixtureRequest) -> Iterator[MysqlDatabase]:
     made = MysqlDatabase(request.param)
     yield made
@@ -56,8 +56,8 @@ def database(request: pytest.FixtureRequest) -> Iterator[MysqlDatabase]:
 
 
 @pytest.fixture
-def mariadb() -> Iterator[MysqlDatabase]:
-    made = MysqlDatabase("mariadb")
+def one_server() -> Iterator[MysqlDatabase]:
+    made = MysqlDatabase(databases.KINDS[0])
     yield made
     made.close()
 
@@ -354,10 +354,10 @@ def test_without_skip_locked_no_row_is_claimed_twice(
 @pytest.mark.parametrize("window", [0, 1, 3, 4096])
 @pytest.mark.parametrize("most", [1, 7])
 def test_every_look_at_the_queue_takes_the_same_rows(
-    mariadb: MysqlDatabase, entry: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch, window: int, most: int
+    one_server: MysqlDatabase, entry: Callable[..., Entry], monkeypatch: pytest.MonkeyPatch, window: int, most: int
 ) -> None:
     monkeypatch.setattr(mysql_claim, "WINDOW", window)
-    store = mariadb.open()
+    store = one_server.open()
     blocks = ["a"] * 6 + ["B", "b"] * 2 + ["c"] * 5 + ["d"] + ["A"] * 3 + ["", "e\0f", "\U0001f9e0", "e"]
     first = store.file([entry(user) for user in blocks])[0].id
     taken: list[int] = []
@@ -368,8 +368,8 @@ def test_every_look_at_the_queue_takes_the_same_rows(
     assert taken[len(heads) :] == [1, 7, 11, 2, 8, 12, 3, 9, 13, 4, 14, 5, 16, 17, 18]
 
 
-def test_users_whom_the_collation_takes_for_one_share_a_limit(mariadb: MysqlDatabase, entry: Any) -> None:
-    store = mariadb.open()
+def test_users_whom_the_collation_takes_for_one_share_a_limit(one_server: MysqlDatabase, entry: Any) -> None:
+    store = one_server.open()
     first, _, bob = ids(store.file([entry("José"), entry("JOSE"), entry("bob")]))
     assert ids(store.claim(EXECUTOR, 9, 30, per_user=1)) == [first, bob]
 
@@ -408,7 +408,9 @@ def test_statements_do_not_grow_with_what_is_filed_renewed_and_told(
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[databases.Private]:
-    with databases.private("mariadb", "--max-allowed-packet=1M", "--version=8.0.36") as made:
+    kind = databases.KINDS[0]
+    announcing = ("--version=8.0.36",) if kind == "mariadb" else ()
+    with databases.private(kind, "--max-allowed-packet=1M", *announcing) as made:
         databases.execute(made.known, "CREATE DATABASE peach")
         yield made
 
