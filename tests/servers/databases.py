@@ -43,7 +43,7 @@ _LOG = "--innodb-log-file-size=16M"
 _WIDE = ("--innodb-file-format=Barracuda", "--innodb-large-prefix=ON")
 _SETTINGS = {
     "mariadb": (_LOG,),
-    "mariadb101": (_LOG, *_WIDE),
+    "mariadb101": ("--innodb-log-file-size=32M", *_WIDE),
     "mariadb102": (_LOG,),
     "mariadb105": (_LOG,),
     "mysql": ("--innodb-redo-log-capacity=32M", "--mysqlx=OFF", *_OF_MYSQL),

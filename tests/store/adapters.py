@@ -132,7 +132,7 @@ class MysqlClient:
 def _own(kind: str) -> str:
     """A database of this process on the session's server, with the tables of `init-db`; emptied for each test."""
     known = databases.server(kind)
-    name = f"t_{uuid.uuid4().hex[:16]}"
+    name = f"t_{uuid.uuid4().hex[:14]}"  # of a user as well, which has 16 characters at most on MySQL 5.6
     databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
     place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
     migrate(place_server(place))
