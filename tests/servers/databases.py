@@ -134,7 +134,7 @@ def execute(known: dict[str, Any], *statements: str, database: str | None = None
 def database(kind: str, known: dict[str, Any] | None = None) -> Iterator[str]:
     """A new database on the session's server of this kind (or another that is known), dropped at the end: its name."""
     known = known or server(kind)
-    name = f"t_{uuid.uuid4().hex[:16]}"
+    name = f"t_{uuid.uuid4().hex[:14]}"
     execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
     try:
         yield name

@@ -562,9 +562,12 @@ def openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def certificate(folder: Path, name: str, subject: str) -> None:
+_EC = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+
+
+def certificate(folder: Path, name: str, subject: str, key: tuple[str, ...] = _EC) -> None:
     """An authority NAME-ca.pem, and a certificate NAME.pem of it for `subject` with its key."""
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    new = ("req", "-x509", "-newkey", *key, "-nodes", "-days", "2")
     openssl(folder, *new, "-keyout", f"{name}-ca.key", "-out", f"{name}-ca.pem", "-subj", f"/CN={name} authority")
     openssl(
         folder, *new, "-CA", f"{name}-ca.pem", "-CAkey", f"{name}-ca.key", "-keyout", f"{name}.key",
