@@ -227,7 +227,7 @@ def servers(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     for name in arguments.only or install.OLDER:
         version = install.install(name).name.removeprefix(f"{name}-")
-        # What is SQLite's, TLS of today, and test_older, which is about one server whatever is named here, are not meant.
+        # Not SQLite, not TLS of today, not test_older, which is about one server whatever is named here.
         command = [
             sys.executable,
             "-m",

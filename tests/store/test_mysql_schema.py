@@ -538,6 +538,10 @@ def test_a_server_that_is_killed_in_the_midst_of_an_adoption_has_the_old_table_o
                     break
             own.kill()
         adopting.join(60)
+        # InnoDB of 5.6 does not start over a file that it had but begun: docs/mysql.md, "Which servers".
+        for begun in (own.home / "data" / "peach").glob("#sql*.ibd"):
+            if kind in ("mysql56", "mariadb101") and not begun.stat().st_size:
+                begun.unlink()
         own.start()
         with contextlib.closing(databases.connect(own.known, "peach")) as client:
             place = Place(kind, "peach", client)
