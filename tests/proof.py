@@ -154,7 +154,9 @@ def _peach() -> "Iterator[Peach]":
 def campaign(arguments: argparse.Namespace) -> int:
     """Kills all that an installation on Kafka and MariaDB is made of, and judges it beside a control."""
     from tests.road.campaign import Campaign
+    from tests.servers import install
 
+    install.install(arguments.database)
     with _peach() as peach:
         outcome = Campaign(
             peach,
@@ -266,6 +268,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog='make proof ARGS="..."', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    from tests.servers import install
+
     known = {"kills": kills, "campaign": campaign, "drain": drain, "memory": memory, "servers": servers, "fuzz": fuzz}
     counts = {"kills": 100, "drain": 200, "fuzz": 5_000_000}
     campaigns = parser.add_subparsers(metavar="|".join(known))
@@ -276,7 +280,7 @@ def main() -> int:
         if name == "campaign":
             one.add_argument("--kills", type=int, default=1000, help="SIGKILLs (default 1000)")
             one.add_argument("--messages", type=int, default=20_000, help="in all (default 20000)")
-            one.add_argument("--database", choices=("mariadb", "mysql"), default="mariadb")
+            one.add_argument("--database", choices=("mariadb", "mysql", *install.OLDER), default="mariadb")
         if name == "memory":
             one.add_argument("--messages", type=int, default=50_000, help="that ingest takes (default 50000)")
             one.add_argument("--runs", type=int, default=0, help="of them that execute runs (default: all)")
