@@ -41,6 +41,11 @@ HEAD = """# Proof
 What `make proof` has found, the latest of each campaign. Written by `tests/proof.py`. Times are those of the clock,
 whatever else the machine had to do.
 
+What the campaign's judge does not see: an event counts as missing only while its row waits or is owed one, and
+executors render scripts that are missing, so for peachctl both counts lean on the outbox; and the control dies once at
+each of two steps by order before it is struck at random. That shows that the judge sees such gaps, not that the strikes
+hit them.
+
 | which | figures | seed | date | machine |
 |---|---|---|---|---|
 """
