@@ -5,7 +5,8 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -173,6 +174,17 @@ class MysqlDatabase:
         client = MysqlClient(place_server(self.place))
         self._opened.append(client)
         return client
+
+    @contextmanager
+    def locked(self, id: int) -> Iterator[None]:
+        """Meanwhile somebody else keeps this row locked."""
+        client = self.client()
+        client.run("START TRANSACTION")
+        client.run("SELECT id FROM queue WHERE id = ? FOR UPDATE", id)
+        try:
+            yield
+        finally:
+            client.run("ROLLBACK")
 
     def advance(self, seconds: float) -> None:
         self._passed += seconds

@@ -244,20 +244,17 @@ def test_a_lock_that_is_not_given_up_ends_in_a_sentence_and_nothing_half_done(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
     first, second = ids(store.file([entry(), entry()]))
-    client = database.client()
-    client.run("START TRANSACTION")
-    client.run("SELECT id FROM queue WHERE id = ? FOR UPDATE", second)
 
     def work() -> None:
         db.change("UPDATE {queue} SET priority = 7 WHERE id = %s", (first,))
         db.change("UPDATE {queue} SET priority = 7 WHERE id = %s", (second,))
 
     with closing(session(database, patience=0.5)) as db:
-        started = time.monotonic()
-        with pytest.raises(UnreachableError, match="1205"):
-            db.transaction(work)
-        assert time.monotonic() - started < 10
-        client.run("ROLLBACK")
+        with database.locked(second):
+            started = time.monotonic()
+            with pytest.raises(UnreachableError, match="1205"):
+                db.transaction(work)
+            assert time.monotonic() - started < 10
         assert {row.priority for row in store.rows()} == {1}
         db.transaction(work)
     assert {row.priority for row in store.rows()} == {7}
@@ -268,12 +265,9 @@ def test_a_claim_waits_for_nobody_and_nobody_who_files_waits_for_a_claim(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
     first, second = ids(store.file([entry(), entry("bob")]))
-    client = database.client()
-    client.run("START TRANSACTION")
-    client.run("SELECT id FROM queue WHERE id = ? FOR UPDATE", first)
     started = time.monotonic()
-    assert ids(store.claim(EXECUTOR, 5, 60)) == [second]
-    client.run("ROLLBACK")
+    with database.locked(first):
+        assert ids(store.claim(EXECUTOR, 5, 60)) == [second]
 
     other, filed = database.open(), []
 

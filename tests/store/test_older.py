@@ -95,13 +95,10 @@ def test_a_row_that_somebody_keeps_locked_is_passed_over(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
     first, second = ids(store.file([entry(), entry("bob")]))
-    client = database.client()
-    client.run("START TRANSACTION")
-    client.run("SELECT id FROM queue WHERE id = ? FOR UPDATE", first)
-    started = time.monotonic()
-    assert ids(store.claim(EXECUTOR, 5, 60)) == [second]
-    assert time.monotonic() - started < 5
-    client.run("ROLLBACK")
+    with database.locked(first):
+        started = time.monotonic()
+        assert ids(store.claim(EXECUTOR, 5, 60)) == [second]
+        assert time.monotonic() - started < 5
     assert ids(store.claim(EXECUTOR, 5, 60)) == [first]
 
 
