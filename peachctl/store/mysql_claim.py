@@ -104,13 +104,9 @@ def _lock(db: MysqlSession, ids: Sequence[int]) -> list[int]:
         )
         locked = {id for (id,) in found}
         return [id for id in ids if id in locked]
-    return [
-        id
-        for id in ids
-        if db.change_unless_locked(
-            f"UPDATE {{queue}} q SET q.status = 1 WHERE q.id = %s AND q.status = 0 AND {_FREE}", (id,)
-        )
-    ]
+    return db.change_unless_locked(
+        f"UPDATE {{queue}} q SET q.status = 1 WHERE q.id = %s AND q.status = 0 AND {_FREE}", ids
+    )
 
 
 class _Picker:

@@ -179,19 +179,28 @@ class MysqlSession:
             return self._execute(sql, values)[1]
         return self._persist(lambda: self._execute(sql, values)[1])
 
-    def change_unless_locked(self, sql: LiteralString, values: Sequence[Any]) -> int:
-        """As `change`, of one row in a transaction, on a server without SKIP LOCKED: 0 also where somebody else keeps
-        the row locked for a second, which is the least that can be waited for."""
+    def change_unless_locked(self, sql: LiteralString, ids: Sequence[int]) -> list[int]:
+        """A statement about one id, for each of these, in a transaction on a server without SKIP LOCKED. Returns those
+        whose row was found; not those that somebody else keeps locked for a second, the least that can be waited for.
+        """
         self._execute("SET SESSION innodb_lock_wait_timeout = 1")
         try:
-            found = self._execute(sql, values)[1]
+            found = [id for id in ids if self._found_unlocked(sql, id)]
+        except mysql.connector.Error as error:
+            if error.errno in _ROLLED_BACK:  # the connection goes on
+                self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
+            raise
+        self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
+        return found
+
+    def _found_unlocked(self, sql: LiteralString, id: int) -> bool:
+        try:
+            return self._execute(sql, (id,))[1] > 0
         except mysql.connector.Error as error:
             # Of the transaction only this statement is undone, unless the server is told to undo all of it.
             if error.errno != 1205 or self._execute("SELECT @@GLOBAL.innodb_rollback_on_timeout")[0][0][0]:
                 raise
-            found = 0
-        self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
-        return found
+            return False
 
     def insert(
         self,

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import mysql.connector  # noqa: TID253  only tests come here, and they mean it
 import pytest
 
 from peachctl.config_values import Mysql
@@ -132,12 +133,12 @@ def test_an_adoption_leaves_every_value_as_it_was_and_the_next_id(place: Place, 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Private]:
-    """One whose TLS is that of its time: 1.1, and keys of RSA."""
+    """One whose TLS is that of its time: 1.1, and keys of RSA. A lock that is not given up undoes a transaction."""
     folder = tmp_path_factory.mktemp("tls")
     certificate(folder, "ours", "IP:127.0.0.1", ("rsa:2048",))
     openssl(folder, "rsa", "-in", "ours.key", "-traditional", "-out", "ours.key")
     tls = (f"--ssl-ca={folder}/ours-ca.pem", f"--ssl-cert={folder}/ours.pem", f"--ssl-key={folder}/ours.key")
-    with databases.private(databases.OLD, *tls) as made:
+    with databases.private(databases.OLD, *tls, "--innodb-rollback-on-timeout=ON") as made:
         databases.execute(made.known, "CREATE DATABASE peach")
         yield made
 
@@ -176,6 +177,31 @@ def test_tls_that_nobody_speaks_any_more_is_left_out_where_none_is_asked_for(
     certificate(tmp_path, "ours", "IP:127.0.0.1")
     with pytest.raises(UnreachableError, match="no trusted encrypted connection"):
         open_store(replace(server, tls_ca=tmp_path / "ours-ca.pem"), patience=0.2)
+
+
+@pytest.mark.fault("C5")
+def test_a_claim_that_is_undone_for_a_lock_leaves_the_session_as_patient_as_before(
+    own: databases.Private, server: Server, entry: Callable[..., Entry]
+) -> None:
+    databases.execute(own.known, "CREATE DATABASE locks")
+    here = replace(server, url=replace(server.url, name="locks"))
+    migrate(here)
+    with closing(open_store(here)) as store, closing(MysqlSession(here)) as other:
+        (row,) = ids(store.file([entry()]))
+        db, patient = store._db, "SELECT @@innodb_lock_wait_timeout"
+        before = db.row(patient)
+
+        def undone() -> None:
+            with pytest.raises(mysql.connector.Error, match="1205"):
+                db.change_unless_locked("UPDATE {queue} SET status = 1 WHERE id = %s", [row])
+
+        def while_locked() -> None:
+            other.row("SELECT id FROM queue WHERE id = %s FOR UPDATE", (row,))
+            db.transaction(undone)
+
+        other.transaction(while_locked)
+        assert db.row(patient) == before != (1,)
+        assert ids(store.claim(EXECUTOR, 1, 60)) == [row]
 
 
 @pytest.mark.parametrize(
