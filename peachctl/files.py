@@ -27,7 +27,7 @@ import stat
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -226,8 +226,50 @@ def _read_regular(path: Path) -> bytes | None:
             return stream.read(_LARGEST_SCRIPT)
 
 
-def place(queue_folder: Path, name: str, text: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A script that is written and has no name yet. path: of its temporary file."""
+
+    text: str
+    path: str
+
+
+def draft(queue_folder: Path, text: str) -> Draft:
+    """Writes a script (0640) for `place`, which is to come within a minute, or `drop`. Raises DiskFull, FilesError.
+
+    As `_temporary`, but of texts and descriptors alone: path objects and streams take as long as the kernel does, for
+    each message.
+    """
+    path = f"{queue_folder}/.peachctl-{secrets.token_hex(8)}.tmp"
+    data = text.encode(errors="backslashreplace")
+    try:
+        fd = os.open(path, _CREATE, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.fchmod(fd, FILE_MODE)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        except OSError:
+            os.unlink(path)  # noqa: PTH108
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _said(error, "cannot be written to", queue_folder) from error
+    return Draft(text, path)
+
+
+def drop(draft: Draft) -> None:
+    """Removes a draft that is not to be placed."""
+    with suppress(OSError):
+        os.unlink(draft.path)  # noqa: PTH108
+
+
+def place(queue_folder: Path, name: str, text: str, drafted: Draft | None = None) -> bool:
     """Puts a script into the queue folder unless a whole one is there. True when this call wrote it.
+
+    drafted: its text as a file already, which is used up. A slow machine may have taken it for one of a dead process.
 
     What is there and torn (a beginning of `text`, zeros where the power went, or a checksum that says so) is written
     again. An edited script, one that peachctl did not write, and anything that is no file stay as they are.
@@ -240,7 +282,7 @@ def place(queue_folder: Path, name: str, text: str) -> bool:
     """
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise FilesError(f"{quoted(name)} is no file name")
-    if _create(queue_folder, name, text.encode(errors="backslashreplace")):
+    if _settle_draft(queue_folder, name, drafted or draft(queue_folder, text)):
         return True
     path = queue_folder / name
     there = _read_regular(path)
@@ -253,28 +295,18 @@ def place(queue_folder: Path, name: str, text: str) -> bool:
     return torn
 
 
-def _create(folder: Path, name: str, data: bytes) -> bool:
-    """A new file (0640) of this content, in one step; False where there is something. As `_temporary`, but of texts
-    and descriptors alone: path objects and streams take as long as the kernel does, for each message."""
+def _settle_draft(folder: Path, name: str, drafted: Draft) -> bool:
+    """Gives a draft its name, in one step; False, and it is gone, where there is something."""
     path = f"{folder}/{name}"
-    temporary = f"{folder}/.peachctl-{secrets.token_hex(8)}.tmp"
-    if os.path.lexists(path):
-        return False
     try:
-        fd = os.open(temporary, _CREATE, FILE_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            os.fchmod(fd, FILE_MODE)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.rename(temporary, path)  # noqa: PTH104
-        except OSError:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
-        finally:
-            os.close(fd)
+        if os.path.lexists(path):
+            drop(drafted)
+            return False
+        os.rename(drafted.path, path)  # noqa: PTH104
+    except FileNotFoundError:
+        return _settle_draft(folder, name, draft(folder, drafted.text))
     except OSError as error:
+        drop(drafted)
         raise _said(error, "cannot be written", path) from error
     return True
 

@@ -30,15 +30,15 @@ hub is missing, unreadable or empty: the last is no reason to refuse workflows.
 
 import hashlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from peachctl import files, names, script, wire
+from peachctl import drafts, files, names, wire
 from peachctl.bus import Bus, Message
 from peachctl.errors import MadeAnewError, PeachError, RefusedError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
@@ -61,8 +61,6 @@ _OWED_EVERY = 5.0
 _HUB_AGE = 10.0
 # Problems that another look at the hub may solve.
 _OF_HUB = frozenset({"unknown-service", "unknown-version", "unknown-port", "extra-connection", "extra-parameter"})
-# What is filed was within the limits of its day.
-_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 
 
 class HubMissing(PeachError):
@@ -150,23 +148,9 @@ def place_scripts(store: Store, filed: Sequence[Filed], queue_folder: Path) -> N
     for one in filed:
         row = store.get(one.id)
         if row is not None and row.status is Status.QUEUED:
-            _place(queue_folder, row.execution_file, row.workflow_json)
+            drafts.place(queue_folder, row.execution_file, row.workflow_json)
     store.announced([one.id for one in filed])
     fail_point("ingest:submitted-announced")
-
-
-def _place(queue_folder: Path, execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> None:
-    """Renders and places the script of a queued row. One without nodes stands for a script of somebody's own.
-
-    workflow: what the row was filed from, where that is at hand. It renders the same as what is read from the row, but
-    for numbers that JSON has no words for. Raises WireError, FilesError.
-    """
-    if workflow is None or '"NaN"' in workflow_json or 'Infinity"' in workflow_json:
-        workflow = wire.workflow_from_json(workflow_json, _ANY)
-    if workflow.nodes:
-        found = names.parse_script_name(execution_file)
-        files.place(queue_folder, execution_file, script.render(workflow, found[1] if found else ""))
-        fail_point("ingest:placed")
 
 
 def known_services(hub: Hub) -> dict[str, dict[int, Service]]:
@@ -308,17 +292,23 @@ class Ingest:
         if messages:
             self._owed = True
             taken = self._taken(judged)
-            filed = self._file(messages, judged)
-            self._say(judged, filed, taken)
-            entries = [(entry, workflow) for entry, _, workflow in judged if entry is not None]
-            waiting = []
-            for (entry, workflow), one in zip(entries, filed, strict=True):
-                # What was decoded and filed a moment ago is not read again: that takes as long as all else.
-                if one.new and entry.refused is None:
-                    self._script(one.id, one.execution_file, entry.workflow_json, workflow)
-                    waiting.append(one.id)
+            # What was decoded a moment ago is not read again: that takes as long as all else.
+            given = [
+                (entry, workflow) if entry is not None and workflow is not None else None
+                for entry, _, workflow in judged
+            ]
+            with drafts.Drafts(self._queue_folder, given) as scripts:
+                filed = self._file(messages, judged)
+                self._say(judged, filed, taken)
+                waiting = []
+                ids = iter(filed)
+                for index, (entry, _, _) in enumerate(judged):
+                    if entry is not None and (one := next(ids)).new and entry.refused is None:
+                        self._script(one.id, partial(scripts.place, index, one.execution_file))
+                        waiting.append(one.id)
             announced = self._announce(waiting)
-            for (entry, _), one in zip(entries, filed, strict=True):
+            entries = [entry for entry, _, _ in judged if entry is not None]
+            for entry, one in zip(entries, filed, strict=True):
                 refused = entry.refused is not None and entry.origin not in taken
                 row = self._store.get(one.id) if refused else None
                 if row is not None:
@@ -458,14 +448,14 @@ class Ingest:
                 settled.append(row.id)
                 continue
             waiting.append(row.id)
-            self._script(row.id, row.execution_file, row.workflow_json)
+            self._script(row.id, partial(drafts.place, self._queue_folder, row.execution_file, row.workflow_json))
         if self._announce(waiting, settled):
             self._owed = self._more = len(rows) == _RELAYED
             self._look_at = time.monotonic() + _OWED_EVERY
 
-    def _script(self, id: int, execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> None:
+    def _script(self, id: int, place: Callable[[], None]) -> None:
         try:
-            _place(self._queue_folder, execution_file, workflow_json, workflow)
+            place()
         except WireError as error:
             logger.warning("workflow %d: no script can be made of its row: %s", id, mask(error.message))
 

@@ -23,12 +23,12 @@ from typing import Any, LiteralString, TypeVar
 
 import mysql.connector  # noqa: TID253 - this module is imported where a mysql:// URL is opened, and nowhere else
 from mysql.connector.constants import ClientFlag  # noqa: TID253
-from mysql.connector.conversion import MySQLConverter  # noqa: TID253
 
 from peachctl.config_values import Mysql
 from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
 from peachctl.masking import mask
 from peachctl.store import schema
+from peachctl.store.mysql_values import bind
 
 T = TypeVar("T")
 
@@ -38,10 +38,8 @@ PATIENCE = 10.0
 _CONNECT, _REPLY = 5.0, 15.0  # most seconds to wait for a connection, for a reply
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _IDLE = 30  # seconds after which the server ends a connection that says nothing, and a transaction with it
-_ESCAPED = tuple("\\'\"\n\r\0\x1a")
-_ESCAPED_BYTES = tuple(bytes([ord(char)]) for char in _ESCAPED)
 _FORM = 2048  # bytes of a statement that are no values
-_ROWS = 200  # of one INSERT
+_ROWS = 500  # of one INSERT
 _LOCK = 5  # seconds to wait for a row that somebody else has locked
 _LATE = 2  # seconds by which a server may be late with saying so: the older ones look once a second
 
@@ -88,30 +86,6 @@ class RowTooLarge(Exception):
     def __init__(self, index: int, size: int, most: int) -> None:
         super().__init__(f"row {index} has {size} bytes, a statement may have {most}")
         self.index, self.size, self.most = index, size, most
-
-
-class _Converter(MySQLConverter):
-    """The driver's, with a short way for what almost all values are: of a batch it took a third of the processor."""
-
-    def to_mysql(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is int or value is None:
-            return value
-        return value.encode() if kind is str else super().to_mysql(value)
-
-    @staticmethod
-    def escape(value: Any, sql_mode: Any = None) -> Any:
-        kind = type(value)
-        if kind is int or value is None or (kind is bytes and value.isalnum()):
-            return value
-        return MySQLConverter.escape(value, sql_mode)
-
-    @staticmethod
-    def quote(buf: Any) -> Any:
-        kind = type(buf)
-        if kind is bytes:
-            return b"'%b'" % buf
-        return b"%d" % buf if kind is int else MySQLConverter.quote(buf)
 
 
 class MysqlSession:
@@ -214,34 +188,30 @@ class MysqlSession:
         into: up to `VALUES`. form: of a row, where it is not all `%s`. Raises DuplicateKey, and RowTooLarge before
         anything of it is sent.
         """
-        most = self.packet - _FORM
-        sizes = [self.check_size(row, index) for index, row in enumerate(rows)]
-        part: list[Sequence[Any]] = []
+        one = (form or f"({marks(rows[0])})" if rows else "").encode()
+        bound = [self._checked(bind(one, row), index) for index, row in enumerate(rows)]
+        part: list[bytes] = []
         total = 0
-        for row, size in zip(rows, sizes, strict=True):
-            if len(part) == _ROWS or total + size > most:
-                self._insert(into, part, on_duplicate, form)
+        for row in bound:
+            if len(part) == _ROWS or total + len(row) > self.packet - _FORM:
+                self._insert(into, part, on_duplicate)
                 part, total = [], 0
             part.append(row)
-            total += size
+            total += len(row) + 1
         if part:
-            self._insert(into, part, on_duplicate, form)
+            self._insert(into, part, on_duplicate)
 
-    def check_size(self, row: Sequence[Any], index: int = 0) -> int:
-        """Bytes that these values take in a statement at most. Raises RowTooLarge."""
-        most = self.packet - _FORM
-        size = _bound(row)
-        if size > most // _ROWS:
-            size = _size(row)
-        if size > most:
-            raise RowTooLarge(index, size, self.packet)
-        return size
+    def _insert(self, into: str, rows: Sequence[bytes], on_duplicate: str) -> None:
+        self._send(self._named(into) + b" VALUES " + b",".join(rows) + b" " + on_duplicate.encode())
 
-    def _insert(self, into: str, rows: Sequence[Sequence[Any]], on_duplicate: str, form: str | None) -> None:
-        one = form or f"({', '.join(['%s'] * len(rows[0]))})"
-        self._execute(
-            f"{into} VALUES {', '.join([one] * len(rows))} {on_duplicate}", [value for row in rows for value in row]
-        )
+    def check_size(self, row: Sequence[Any]) -> None:
+        """Raises RowTooLarge where these values are larger than a statement may be."""
+        self._checked(bind(marks(row).encode(), row), 0)
+
+    def _checked(self, row: bytes, index: int) -> bytes:
+        if len(row) > self.packet - _FORM:
+            raise RowTooLarge(index, len(row), self.packet)
+        return row
 
     def transaction(self, work: Callable[[], T], *, marked: bool = True) -> T:
         """What `work` returns, once all that it did is committed. Rolled back by any exception.
@@ -340,9 +310,15 @@ class MysqlSession:
 
     def _execute(self, sql: str, values: Sequence[Any] = ()) -> tuple[list[Any], int]:
         """Rows, and how many there are or were found."""
+        return self._send(bind(self._named(sql), values))
+
+    def _named(self, sql: str) -> bytes:
+        return sql.replace("{queue}", self._quoted).encode()
+
+    def _send(self, statement: bytes) -> tuple[list[Any], int]:
         cursor = self._connected()
         try:
-            cursor.execute(sql.replace("{queue}", self._quoted), tuple(values))
+            cursor.execute(statement)
             found = cursor.fetchall() if cursor.with_rows else []
         except mysql.connector.Error as error:
             if error.errno == 1062:
@@ -392,7 +368,6 @@ class MysqlSession:
                 password=server.password or "",
                 database=url.name,
                 use_pure=True,
-                converter_class=_Converter,
                 charset="utf8mb4",
                 collation="utf8mb4_general_ci",  # of itself it takes one that not every server knows
                 sql_mode="STRICT_ALL_TABLES",
@@ -527,30 +502,6 @@ class MysqlSession:
 def marks(many: Sequence[Any]) -> Any:
     """`%s, %s` for the values of an IN, which must be one at least."""
     return ", ".join(["%s"] * len(many))
-
-
-def _bound(row: Sequence[Any]) -> int:
-    """What `_size` cannot exceed, without a look at each character."""
-    size = 28 * len(row)
-    for value in row:
-        if isinstance(value, str):
-            size += (2 if value.isascii() else 4) * len(value)
-        elif isinstance(value, bytes):
-            size += 2 * len(value)
-    return size
-
-
-def _size(row: Sequence[Any]) -> int:
-    """Bytes of a row's values as they stand in a statement, at most."""
-    size = 4 * len(row)
-    for value in row:
-        if isinstance(value, str):
-            size += len(value.encode()) + sum(map(value.count, _ESCAPED))
-        elif isinstance(value, bytes):
-            size += len(value) + sum(map(value.count, _ESCAPED_BYTES))
-        else:
-            size += 24
-    return size
 
 
 def _number(error: Exception) -> int | None:

@@ -1,0 +1,89 @@
+"""Scripts of queued rows: their text, and files of a batch made beside the transaction that files their rows.
+
+A script depends on nothing that the database says; only its name is sure when the rows are committed. So the scripts
+of a batch are rendered and written under temporary names while the database works (either takes a third of the time of
+a batch), and what is left to do after the commit is a rename each. A kill leaves temporary files, which nobody takes
+for scripts and `files.clean_temporaries` removes.
+"""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from peachctl import files, names, script, wire
+from peachctl.errors import PeachError
+from peachctl.failpoint import fail_point
+from peachctl.store import Entry
+from peachctl.workflow import Workflow
+
+# What is filed was within the limits of its day.
+_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
+
+
+def text_of(execution_file: str, workflow_json: str, workflow: Workflow | None = None) -> str | None:
+    """The script of a queued row; None for one without nodes, which stands for a script of somebody's own.
+
+    workflow: what the row was filed from, where that is at hand. It renders the same as what is read from the row, but
+    for numbers that JSON has no words for. Raises WireError.
+    """
+    if workflow is None or '"NaN"' in workflow_json or 'Infinity"' in workflow_json:
+        workflow = wire.workflow_from_json(workflow_json, _ANY)
+    if not workflow.nodes:
+        return None
+    found = names.parse_script_name(execution_file)
+    return script.render(workflow, found[1] if found else "")
+
+
+def place(queue_folder: Path, execution_file: str, workflow_json: str) -> None:
+    """Renders and places the script of a queued row. Raises WireError, FilesError."""
+    text = text_of(execution_file, workflow_json)
+    if text is not None:
+        files.place(queue_folder, execution_file, text)
+        fail_point("ingest:placed")
+
+
+class Drafts:
+    """The scripts of one batch, made in a thread while the block runs; gone at its end unless they were placed.
+
+    given: what may become a queued row, or None; a script is known by its index in it.
+    """
+
+    def __init__(self, queue_folder: Path, given: Sequence[tuple[Entry, Workflow] | None]) -> None:
+        self._folder = queue_folder
+        self._given = given
+        self._thread = ThreadPoolExecutor(1, "drafts")
+        self._made: dict[int, files.Draft | PeachError] = {}
+
+    def __enter__(self) -> "Drafts":
+        self._making = self._thread.submit(self._make)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        for made in self._made.values():
+            if isinstance(made, files.Draft):
+                files.drop(made)
+
+    def _make(self) -> None:
+        for index, pair in enumerate(self._given):
+            if pair is None:
+                continue
+            entry, workflow = pair
+            try:
+                text = text_of(entry.execution_file, entry.workflow_json, workflow)
+                if text is not None:
+                    self._made[index] = files.draft(self._folder, text)
+                    fail_point("ingest:drafted")
+            except PeachError as error:
+                self._made[index] = error
+
+    def place(self, index: int, execution_file: str) -> None:
+        """Gives a script its name. Raises WireError, FilesError: what kept it from being made, too."""
+        self._making.result()
+        made = self._made.pop(index, None)
+        if isinstance(made, PeachError):
+            raise made
+        if made is not None:
+            files.place(self._folder, execution_file, made.text, made)
+            fail_point("ingest:draft-placed")
