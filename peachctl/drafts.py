@@ -36,11 +36,11 @@ def text_of(execution_file: str, workflow_json: str, workflow: Workflow | None =
 
 
 def place(queue_folder: Path, execution_file: str, workflow_json: str) -> None:
-    """Renders and places the script of a queued row. Raises WireError, FilesError."""
+    """Renders and places the script of a queued row that was filed before. Raises WireError, FilesError."""
     text = text_of(execution_file, workflow_json)
     if text is not None:
         files.place(queue_folder, execution_file, text)
-        fail_point("ingest:placed")
+        fail_point("ingest:placed-later")
 
 
 class Drafts:
@@ -73,7 +73,7 @@ class Drafts:
             try:
                 text = text_of(entry.execution_file, entry.workflow_json, workflow)
                 if text is not None:
-                    self._made[index] = files.draft(self._folder, text)
+                    self._made[index] = files.draft(self._folder, entry.execution_file, text)
                     fail_point("ingest:drafted")
             except PeachError as error:
                 self._made[index] = error
@@ -81,9 +81,10 @@ class Drafts:
     def place(self, index: int, execution_file: str) -> None:
         """Gives a script its name. Raises WireError, FilesError: what kept it from being made, too."""
         self._making.result()
-        made = self._made.pop(index, None)
+        made = self._made.get(index)
         if isinstance(made, PeachError):
             raise made
         if made is not None:
             files.place(self._folder, execution_file, made.text, made)
-            fail_point("ingest:draft-placed")
+            fail_point("ingest:placed")
+            del self._made[index]

@@ -234,8 +234,9 @@ class Draft:
     path: str
 
 
-def draft(queue_folder: Path, text: str) -> Draft:
-    """Writes a script (0640) for `place`, which is to come within a minute, or `drop`. Raises DiskFull, FilesError.
+def draft(queue_folder: Path, name: str, text: str) -> Draft:
+    """Writes a script (0640) for `place`, which is to come within a minute, or `drop`. name: what it is to be called.
+    Raises DiskFull, FilesError.
 
     As `_temporary`, but of texts and descriptors alone: path objects and streams take as long as the kernel does, for
     each message.
@@ -256,7 +257,7 @@ def draft(queue_folder: Path, text: str) -> Draft:
         finally:
             os.close(fd)
     except OSError as error:
-        raise _said(error, "cannot be written to", queue_folder) from error
+        raise _said(error, "cannot be written", f"{queue_folder}/{name}") from error
     return Draft(text, path)
 
 
@@ -282,7 +283,7 @@ def place(queue_folder: Path, name: str, text: str, drafted: Draft | None = None
     """
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise FilesError(f"{quoted(name)} is no file name")
-    if _settle_draft(queue_folder, name, drafted or draft(queue_folder, text)):
+    if _settle_draft(queue_folder, name, drafted or draft(queue_folder, name, text)):
         return True
     path = queue_folder / name
     there = _read_regular(path)
@@ -304,7 +305,7 @@ def _settle_draft(folder: Path, name: str, drafted: Draft) -> bool:
             return False
         os.rename(drafted.path, path)  # noqa: PTH104
     except FileNotFoundError:
-        return _settle_draft(folder, name, draft(folder, drafted.text))
+        return _settle_draft(folder, name, draft(folder, name, drafted.text))
     except OSError as error:
         drop(drafted)
         raise _said(error, "cannot be written", path) from error

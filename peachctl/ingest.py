@@ -108,12 +108,15 @@ def _checked(body: bytes, name: str, hub: Hub, limits: wire.Limits) -> Workflow:
     return workflow
 
 
-def unique_names(entries: Sequence[Entry], act: Callable[[list[Entry]], T]) -> T:
+def unique_names(entries: Sequence[Entry], act: Callable[[Sequence[Entry]], T]) -> T:
     """Does `act` with the entries; where a script name is taken (a clock set back, equal messages at once), again
     with names of later microseconds. `act` must be one transaction that raises ExecutionFileTaken."""
+    differ = len({entry.execution_file for entry in entries}) == len(entries)
     for attempt in range(_TRIES):
         later = attempt * len(entries)
         try:
+            if differ and not attempt:
+                return act(entries)
             return act([_later(entry, later + index) for index, entry in enumerate(entries)])
         except ExecutionFileTaken:
             continue

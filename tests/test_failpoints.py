@@ -9,6 +9,7 @@ import peachctl
 PACKAGE = Path(peachctl.__file__).parent
 ROAD = (
     "ingest.py",
+    "drafts.py",
     "execute.py",
     "prepare.py",
     "ends.py",
@@ -25,7 +26,7 @@ CHANGES = {
         *("refile", "new_epoch"),
     },
     "bus": {"ack", "reject", "publish"},
-    "files": {"place", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
+    "files": {"place", "draft", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
     "runner": {"start"},
     "sender": {"send"},
 }

@@ -662,6 +662,7 @@ def ingest_all(home: Path, hub: Path) -> None:
 PACKAGE = Path(ingest.__file__).parent
 POINTS = [
     *(point for point in points_of(PACKAGE / "ingest.py") if not point.startswith("ingest:submitted")),
+    *("ingest:drafted", "ingest:placed"),
     *points_of(PACKAGE / "bus" / "folder.py"),
     *(
         "ingest:placed@2",

@@ -34,7 +34,7 @@ from peachctl.store import (
 )
 from peachctl.store.mysql_attempts import Attempts, Before
 from peachctl.store.mysql_claim import gate, pick, pick_only, waiting
-from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, marks
+from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, among, marks
 from peachctl.store.mysql_filing import Filing
 from peachctl.store.mysql_schema import need_schema
 
@@ -123,7 +123,8 @@ class MysqlStore:
 
     def announced(self, ids: Iterable[int]) -> None:
         for part in _parts(list(ids)):
-            self._db.change(f"DELETE FROM peach_outbox WHERE queue_id IN ({marks(part)})", part)
+            condition, values = among("queue_id", part)
+            self._db.change(f"DELETE FROM peach_outbox WHERE {condition}", values)
 
     def outcome(self, origin: Origin) -> Outcome | None:
         return self._filing.outcome(origin)

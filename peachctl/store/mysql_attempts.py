@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from peachctl.store import Executor, NodeState, NodeStatus, Released, Status, columns, rules
-from peachctl.store.mysql_connection import Again, MysqlSession, RowTooLarge, marks
+from peachctl.store.mysql_connection import Again, MysqlSession, RowTooLarge, among, marks
 
 _SWEPT = 200  # rows looked at by each sweep for what was remembered of rows that clients deleted
 
@@ -230,13 +230,15 @@ class Attempts:
 
     def forget(self, ids: Sequence[int]) -> None:
         """All that is remembered of rows. Not their origins: the messages stay known, they are not filed again."""
+        condition, values = among("queue_id", ids)
         for table in _REMEMBERED:
-            self._db.change(f"DELETE FROM {table} WHERE queue_id IN ({marks(ids)})", ids)
+            self._db.change(f"DELETE FROM {table} WHERE {condition}", values)
 
     def forget_stale(self, ids: Sequence[int]) -> None:
         """What clients deleted rows of, and their numbers came again, is forgotten. ids: of new rows."""
-        parts = [f"SELECT queue_id FROM {table} WHERE queue_id IN ({marks(ids)})" for table in _REMEMBERED]
-        stale = sorted({id for (id,) in self._db.rows(_joined(parts), tuple(ids) * len(parts))})
+        condition, values = among("queue_id", ids)
+        parts = [f"SELECT queue_id FROM {table} WHERE {condition}" for table in _REMEMBERED]
+        stale = sorted({id for (id,) in self._db.rows(_joined(parts), tuple(values) * len(parts))})
         if stale:
             self.forget(stale)
 

@@ -24,7 +24,7 @@ from peachctl.store import (
     rules,
 )
 from peachctl.store.mysql_attempts import Attempts
-from peachctl.store.mysql_connection import Again, DuplicateKey, MysqlSession, RowTooLarge, marks
+from peachctl.store.mysql_connection import Again, DuplicateKey, MysqlSession, RowTooLarge, among, marks
 
 USER_LENGTH = 512
 _MANY = 500  # texts in one statement
@@ -193,14 +193,13 @@ class Filing:
         """The ids of rows that were inserted in this order by the last statement, or the last ones."""
         if len(files) == 1 and self._db.last_id:
             return {files[0]: self._db.last_id}
-        if len(files) <= _MANY:
-            first, last = self._db.row(
-                f"SELECT min(id), max(id) FROM {{queue}} WHERE execution_file IN ({marks(files)})", files
-            )
-            # As many ids as rows, all of them ours: given in their order. One row to be read, where the driver takes
-            # longer for a hundred than the server. Else what they get depends on settings and on how they were split.
-            if last - first == len(files) - 1:
-                return {file: first + index for index, file in enumerate(files)}
+        # Ids rise in the order of the rows. Where there are as many between the first and the last as rows, all are
+        # ours; else what a row gets depends on settings of the server.
+        first, last = self._db.row(
+            "SELECT min(id), max(id) FROM {queue} WHERE execution_file IN (%s, %s)", (files[0], files[-1])
+        )
+        if last - first == len(files) - 1:
+            return {file: first + index for index, file in enumerate(files)}
         return {file: id for id, file in self._ids(files)}
 
     def _ids(self, files: Sequence[str]) -> list[tuple[int, str]]:
@@ -321,11 +320,12 @@ class Filing:
             offsets.setdefault((topic, epoch, part), []).append(off)
         known = {}
         for (topic, epoch, part), these in offsets.items():
+            condition, values = among("o.off", these)
             for off, id, sha256, outcome, file in self._db.rows(
                 "SELECT o.off, o.queue_id, o.sha256, o.outcome, q.execution_file FROM peach_origins o"
                 " LEFT JOIN {queue} q ON q.id = o.queue_id"
-                f" WHERE o.topic = %s AND o.epoch = %s AND o.part = %s AND o.off IN ({marks(these)})",
-                (topic, epoch, part, *these),
+                f" WHERE o.topic = %s AND o.epoch = %s AND o.part = %s AND {condition}",
+                (topic, epoch, part, *values),
             ):
                 known[topic, epoch, part, off] = _Known(id, sha256, outcome, file or "")
         return known

@@ -214,12 +214,13 @@ def in_submit_over_kafka(peach: Peach, point: str) -> None:
 
 SCENARIOS: dict[str, Callable[[Peach, str], None]] = {
     "submit:sent": in_submit_over_kafka,
+    "ingest:placed-later": in_submit,
     "ingest:submitted": in_submit,
     "ingest:submitted-announced": in_submit,
     **dict.fromkeys(
         [
-            *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:placed"),
-            *("ingest:published", "ingest:announced", "ingest:acked"),
+            *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:drafted"),
+            *("ingest:placed", "ingest:published", "ingest:announced", "ingest:acked"),
         ],
         in_ingest,
     ),

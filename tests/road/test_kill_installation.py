@@ -44,8 +44,15 @@ def mended(place: Installation, sent: list[ledger.Sent]) -> None:
 pytestmark = pytest.mark.timeout(600)
 
 INGEST = (
-    *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:filed", "ingest:packed"),
-    *("ingest:attached", "ingest:placed", "ingest:published", "ingest:announced", "ingest:rejected", "ingest:acked"),
+    *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:drafted", "ingest:filed", "ingest:packed"),
+    *(
+        "ingest:attached",
+        "ingest:placed-later",
+        "ingest:published",
+        "ingest:announced",
+        "ingest:rejected",
+        "ingest:acked",
+    ),
 )
 EXECUTE = (
     *("execute:joined", "execute:expired", "execute:claimed", "execute:released", "execute:prepared"),
@@ -59,7 +66,14 @@ MADE_ANEW = ("init-kafka:offsets", "init-kafka:epoch")
 
 ELSEWHERE = {
     # Steps in the folders of one host, the same whatever the servers are.
-    *("execute:written", "execute:rendered", "execute:logged", "execute:published", "execute:failure-packed"),
+    *(
+        "ingest:placed",
+        "execute:written",
+        "execute:rendered",
+        "execute:logged",
+        "execute:published",
+        "execute:failure-packed",
+    ),
     # No consumer takes them.
     *("ingest:submitted", "ingest:submitted-announced", "submit:sent", "run:joined", "run:filed", "run:cancelled"),
     *("letters:filed", "letters:dropped", "letters:unpacked", "letters:removed", "watch:filed", "watch:retried"),
