@@ -35,8 +35,9 @@ from peachctl.store import (
     mysql_connection,
 )
 from peachctl.store.mysql import MysqlStore, open_store
-from peachctl.store.mysql_connection import MysqlSession, Server
+from peachctl.store.mysql_connection import MysqlSession, Server, marks
 from peachctl.store.mysql_schema import migrate
+from peachctl.store.mysql_values import bind
 from tests.servers import databases
 from tests.servers.between import Between
 from tests.store.adapters import MysqlDatabase, ids, place_server
@@ -473,6 +474,37 @@ def test_the_driver_is_the_pure_one_whatever_was_imported_first(database: MysqlD
         [sys.executable, "-c", command, database.place], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert (done.stdout, done.returncode) == ("MySQLConnection\n", 0), done.stderr
+
+
+@pytest.mark.fault("E8")
+def test_every_value_comes_back_as_it_was_bound(database: MysqlDatabase) -> None:
+    """Whatever a message holds is a value and never SQL."""
+    every = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x10000), 0x1F351)))
+    values = (
+        "",
+        every,
+        "%s",
+        "%(a)s",
+        "';--",
+        "\\'",
+        "\\",
+        'a\\"',
+        bytes(range(256)),
+        -(2**63),
+        2**64 - 1,
+        None,
+        True,
+        0.5,
+    )
+    with closing(session(database)) as db:
+        for value in values:
+            (text,) = db.row("SELECT %s", (value,))
+            assert (bytes(text) if isinstance(value, bytes) else text) == value, value
+        found = db.row("SELECT " + marks(values), values)  # type: ignore[arg-type]
+        assert [bytes(one) if isinstance(one, bytearray) else one for one in found] == list(values)
+    for few_or_many in ((1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match="argument"):
+            bind(b"SELECT %s, %s", few_or_many)
 
 
 @pytest.mark.fault("C8")
