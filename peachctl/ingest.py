@@ -229,6 +229,7 @@ class Ingest:
         files.clean_temporaries(self._queue_folder)
         fail_point("ingest:cleaned")
         files.clean_temporaries(self._download_files)
+        files.clean_put_aside(self._workflow_temp)
         fail_point("ingest:cleaned-downloads")
         try:
             for row in self._store.unpacked(_RELAYED):
