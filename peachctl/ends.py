@@ -169,13 +169,15 @@ class Ends:
             self._ends.remove(end)
             self._ended(end, held)
 
-    def close(self) -> bool:
-        """Waits for what the threads have in hand, and writes it. Returns whether no end is left."""
+    def close(self, *, writes: bool = True) -> bool:
+        """Waits for what the threads have in hand, and writes it. Returns whether no end is left. writes: False where
+        the database is away."""
         self._closing = True
         self._packer.shutdown(wait=True)
         self.collect()
         try:
-            self.write()
+            if writes:
+                self.write()
         except UnreachableError as error:
             logger.warning("ends could not be written: %s", error.message)
         return not self._ends

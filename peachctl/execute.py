@@ -12,7 +12,7 @@ The protocol (the database is authoritative, events only wake):
 - The database is away: runs go on until the supervisor has heard no beat for too long. Ends that could not be
   written are kept and written when it is back, and so is what had to be given back; it is not counted.
 - SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted. Ends that
-  cannot be written some seconds later are left to the next executor.
+  cannot be written some seconds later are left to the next executor. One that is overdue (`stop`) ends as by a kill.
 - The machine slept, or this process did: nobody's lease is called expired before all who slept with us could renew.
 
 The loop's thread alone talks to the database and to the supervisor, and waits for nothing but these and a look at the
@@ -50,6 +50,7 @@ from peachctl.takeover import TakeOver
 logger = logging.getLogger(__name__)
 
 _LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
+_WRITES = 4.0  # seconds after the last run must have ended, for all that is still to be written
 
 Observer = Callable[[Claim, Mapping[str, Any]], None]
 
@@ -175,6 +176,15 @@ class ExecuteLoop:
         return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
 
     @property
+    def overdue(self) -> bool:
+        """Whether a drain takes longer than all that it may wait for: a database or a disk that does not answer, a
+        process that cannot be killed. Not while an output is packed, which takes its time."""
+        until = self._draining_until
+        if until is None or self._ends.working:
+            return False
+        return time.monotonic() >= until + (1.0 if self._at_once else self._options.term_grace) + _WRITES
+
+    @property
     def draining(self) -> bool:
         return self._draining_until is not None
 
@@ -246,6 +256,8 @@ class ExecuteLoop:
         """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
         is left to be done for this executor; else whoever finds its lock free does it."""
         self._closing = True
+        # The first try that fails is the last: each may wait for a database that does not answer.
+        self._away = False
         for attempt in list(self._attempts.values()):
             attempt.drained = True
         if self._runner is not None:
@@ -254,10 +266,11 @@ class ExecuteLoop:
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         try:
-            self._write_returns()
+            if not self._away:
+                self._write_returns()
         except UnreachableError:
-            pass  # it was said
-        done = self._ends.close() and not self._returns
+            self._away = True  # it was said
+        done = self._ends.close(writes=not self._away) and not self._returns
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -276,6 +289,8 @@ class ExecuteLoop:
     # The steps
 
     def _ready(self) -> None:
+        if self.draining and not self._attempts:
+            return
         if not self._joined:
             self._store.join(self._executor)
             fail_point("execute:joined")

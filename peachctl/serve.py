@@ -213,9 +213,10 @@ def serve_events(
     An ingest that ends by itself ends the command: what runs is drained, then its error is raised. Events are hints: a
     broker that is away, or a thread that hangs, does not stop the executor.
     """
+    if not stop.give(loop):
+        return
     notifier = Notifier()
     patience = Patience(once)
-    stop.give(loop)
     failure: BaseException | None = None
     if ingest is not None:
         ingest.wait = min(ingest.wait, notifier.patience / 2)
@@ -308,7 +309,8 @@ def serve(
 ) -> None:
     """`consume execute`, `consume all` and `watch` embedded: steps of ingest, of the scripts folder and of execute, in
     turn."""
-    stop.give(loop)
+    if not stop.give(loop):
+        return
     notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:

@@ -402,6 +402,26 @@ def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
             assert rig.row(id).status.word == "processing"
 
 
+def test_the_end_of_an_executor_waits_for_a_database_that_is_away_once(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def away(*_: Any, **__: Any) -> Any:
+        tries.append(1)
+        raise UnreachableError("the database is away")
+
+    with opened(peach, slots=2) as rig, monkeypatch.context() as patch:
+        ids = filed(peach, rig.store, SLEEPER, SLEEPER)
+        rig.until(lambda: all(rig.runs(id, "s") for id in ids))
+        for name in ("renew", "report", "give_back", "finish", "leave"):
+            patch.setattr(rig.store, name, away)
+        assert not rig.loop.close()
+        assert len(tries) == 1
+        patch.undo()
+        rig.loop.close = lambda: False  # type: ignore[method-assign]
+
+
 def test_a_late_signal_writes_to_nothing_that_was_opened_since(peach: Peach) -> None:
     with opened(peach) as rig:
         number = rig.loop.wake
@@ -435,4 +455,8 @@ def test_an_end_that_was_asked_for_during_the_start_leaves_the_queue_alone(peach
             serve.serve_events(rig.loop, rig.store, stop, None, None, once=False)
         else:
             serve.serve(rig.loop, bus, rig.store, stop, once=False)
+        rig.loop.drain()
+        rig.loop.step(0.0)
         assert rig.row(id).attempt == 0
+        # What it would have to end again takes its time as well.
+        assert rig.store.executors() == [] and list(carriers(rig.executor.token)) == []
