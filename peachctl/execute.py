@@ -37,6 +37,7 @@ from typing import Any
 
 from peachctl import files
 from peachctl.attempt import Attempt
+from peachctl.backoff import Backoff
 from peachctl.ends import End, Ends
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
@@ -149,7 +150,7 @@ class ExecuteLoop:
         """Why nothing is started at the moment, None while all is well."""
         self.away: UnreachableError | None = None
         """The database's error where that is the reason."""
-        self._claim_at = 0.0
+        self._starts = Backoff(5.0)
         self._closing = False
         self._until_claim = False
         self._returns: list[tuple[Claim, bool, str]] = []
@@ -363,7 +364,7 @@ class ExecuteLoop:
         free = self._options.slots - len(self._attempts)
         if not self._look or (self._alone and self._only is None) or self.draining or free <= 0:
             return
-        if self._runner is None or time.monotonic() < self._claim_at:
+        if self._runner is None or not self._starts.due:
             return
         self._look = False
         low = files.too_little_space(self._options.workflow_temp, self._options.free_space)
@@ -438,6 +439,7 @@ class ExecuteLoop:
         )
         attempt.run = runner.start(attempt.key, job, folder.output)
         fail_point("execute:started")
+        self._starts.over()
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
         self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
@@ -445,8 +447,8 @@ class ExecuteLoop:
 
     def _not_started(self, attempt: Attempt, reason: str, *, vanished: bool) -> None:
         self._attempts.pop(attempt.key)
-        self._claim_at = time.monotonic() + 5.0
-        self._pause(reason)
+        self._starts.later()
+        self._pause(reason, until_claim=True)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
 
     def _limits(self) -> None:
@@ -649,7 +651,7 @@ class ExecuteLoop:
         self._pause(error.message, away=error)
 
     def _go_on(self) -> None:
-        if self.paused is not None:
+        if self.paused is not None and not self._ends.full:
             logger.info("going on")
             self.paused, self.away, self._until_claim = None, None, False
 
