@@ -6,16 +6,16 @@ done, publishes and packs again.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from peachctl import files
 from peachctl.attempt import Attempt, Verdict, log_text
+from peachctl.backoff import Backoff
 from peachctl.errors import PeachError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
@@ -23,13 +23,12 @@ from peachctl.store import Claim, Row, Status, Store
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = 5.0  # seconds after which what found the disk full is tried again
-
 
 @dataclass(slots=True)
 class End:
     """An end that is not yet in the row. attempt: None where there was no run. published: the folder, once it is
-    there. packed: the packing, None when nothing is left but the row."""
+    there. packed: the packing, None when nothing is left but the row. full: whether the disk was when it was last
+    tried; again: the time of the next try."""
 
     claim: Claim
     verdict: Verdict
@@ -37,7 +36,8 @@ class End:
     published: Path | None = None
     output_file: str = ""
     packed: "Future[str] | None" = None
-    again_at: float = 0.0
+    full: bool = False
+    again: Backoff = field(default_factory=Backoff)
 
 
 @dataclass(slots=True)
@@ -91,6 +91,11 @@ class Ends:
         return sum(future is not None and not future.done() for future in futures)
 
     @property
+    def full(self) -> bool:
+        """Whether there are ends for which the disk is too full."""
+        return any(end.full for end in self._ends)
+
+    @property
     def claims(self) -> list[Claim]:
         """Whose leases must be renewed meanwhile."""
         return [end.claim for end in self._ends]
@@ -131,11 +136,13 @@ class Ends:
             assert end.packed is not None
             try:
                 end.output_file = end.packed.result()
+                end.full = False
             except files.DiskFull as error:
                 # It is a matter of time, not of the workflow; the claim is renewed meanwhile.
-                self._pause(error.message)
-                if time.monotonic() >= end.again_at and not self._closing:
-                    end.again_at = time.monotonic() + _AGAIN
+                if not end.full:
+                    self._pause(error.message)
+                end.full = True
+                if end.again.due and not self._closing:
                     self._ends.remove(end)
                     self._pack(end)
                 continue
@@ -169,13 +176,15 @@ class Ends:
             self._ends.remove(end)
             self._ended(end, held)
 
-    def close(self) -> bool:
-        """Waits for what the threads have in hand, and writes it. Returns whether no end is left."""
+    def close(self, *, writes: bool = True) -> bool:
+        """Waits for what the threads have in hand, and writes it. Returns whether no end is left. writes: False where
+        the database is away."""
         self._closing = True
         self._packer.shutdown(wait=True)
         self.collect()
         try:
-            self.write()
+            if writes:
+                self.write()
         except UnreachableError as error:
             logger.warning("ends could not be written: %s", error.message)
         return not self._ends
@@ -186,6 +195,7 @@ class Ends:
         return future
 
     def _pack(self, end: End) -> None:
+        end.again.later()
         end.packed = self._submit(partial(self._publish_and_pack, end))
         self._ends.append(end)
 

@@ -12,7 +12,7 @@ The protocol (the database is authoritative, events only wake):
 - The database is away: runs go on until the supervisor has heard no beat for too long. Ends that could not be
   written are kept and written when it is back, and so is what had to be given back; it is not counted.
 - SIGTERM: no new claims; what has not ended after `drain` seconds is ended and given back, not counted. Ends that
-  cannot be written some seconds later are left to the next executor.
+  cannot be written some seconds later are left to the next executor. One that is overdue (`stop`) ends as by a kill.
 - The machine slept, or this process did: nobody's lease is called expired before all who slept with us could renew.
 
 The loop's thread alone talks to the database and to the supervisor, and waits for nothing but these and a look at the
@@ -37,6 +37,7 @@ from typing import Any
 
 from peachctl import files
 from peachctl.attempt import Attempt
+from peachctl.backoff import Backoff
 from peachctl.ends import End, Ends
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
@@ -50,6 +51,7 @@ from peachctl.takeover import TakeOver
 logger = logging.getLogger(__name__)
 
 _LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
+_WRITES = 4.0  # seconds after the last run must have ended, for all that is still to be written
 
 Observer = Callable[[Claim, Mapping[str, Any]], None]
 
@@ -148,7 +150,7 @@ class ExecuteLoop:
         """Why nothing is started at the moment, None while all is well."""
         self.away: UnreachableError | None = None
         """The database's error where that is the reason."""
-        self._claim_at = 0.0
+        self._starts = Backoff(5.0)
         self._closing = False
         self._until_claim = False
         self._returns: list[tuple[Claim, bool, str]] = []
@@ -173,6 +175,15 @@ class ExecuteLoop:
         if self._draining_until is None:
             return False
         return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a drain takes longer than all that it may wait for: a database or a disk that does not answer, a
+        process that cannot be killed. Not while an output is packed, which takes its time."""
+        until = self._draining_until
+        if until is None or self._ends.working:
+            return False
+        return time.monotonic() >= until + (1.0 if self._at_once else self._options.term_grace) + _WRITES
 
     @property
     def draining(self) -> bool:
@@ -246,6 +257,8 @@ class ExecuteLoop:
         """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
         is left to be done for this executor; else whoever finds its lock free does it."""
         self._closing = True
+        # The first try that fails is the last: each may wait for a database that does not answer.
+        self._away = False
         for attempt in list(self._attempts.values()):
             attempt.drained = True
         if self._runner is not None:
@@ -254,10 +267,11 @@ class ExecuteLoop:
         for attempt in list(self._attempts.values()):
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         try:
-            self._write_returns()
+            if not self._away:
+                self._write_returns()
         except UnreachableError:
-            pass  # it was said
-        done = self._ends.close() and not self._returns
+            self._away = True  # it was said
+        done = self._ends.close(writes=not self._away) and not self._returns
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -276,6 +290,8 @@ class ExecuteLoop:
     # The steps
 
     def _ready(self) -> None:
+        if self.draining and not self._attempts:
+            return
         if not self._joined:
             self._store.join(self._executor)
             fail_point("execute:joined")
@@ -348,7 +364,7 @@ class ExecuteLoop:
         free = self._options.slots - len(self._attempts)
         if not self._look or (self._alone and self._only is None) or self.draining or free <= 0:
             return
-        if self._runner is None or time.monotonic() < self._claim_at:
+        if self._runner is None or not self._starts.due:
             return
         self._look = False
         low = files.too_little_space(self._options.workflow_temp, self._options.free_space)
@@ -423,6 +439,7 @@ class ExecuteLoop:
         )
         attempt.run = runner.start(attempt.key, job, folder.output)
         fail_point("execute:started")
+        self._starts.over()
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
         self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
@@ -430,8 +447,8 @@ class ExecuteLoop:
 
     def _not_started(self, attempt: Attempt, reason: str, *, vanished: bool) -> None:
         self._attempts.pop(attempt.key)
-        self._claim_at = time.monotonic() + 5.0
-        self._pause(reason)
+        self._starts.later()
+        self._pause(reason, until_claim=True)
         self._hand_back(attempt.claim, vanished=vanished, reason=reason)
 
     def _limits(self) -> None:
@@ -634,7 +651,7 @@ class ExecuteLoop:
         self._pause(error.message, away=error)
 
     def _go_on(self) -> None:
-        if self.paused is not None:
+        if self.paused is not None and not self._ends.full:
             logger.info("going on")
             self.paused, self.away, self._until_claim = None, None, False
 

@@ -44,6 +44,7 @@ LOG = "peachctl.log"
 _OWNER = "owner"
 
 _TEMPORARY = re.compile(r"\.peachctl-[0-9a-f]{16}\.tmp")
+_ASIDE = re.compile(r"\.workflow_[0-9]+\.old-[0-9a-f]{16}")
 _STALE = 60.0
 _LARGEST_SCRIPT = 256 << 20
 _LARGEST_LOG = 16 << 20
@@ -169,17 +170,14 @@ def too_little_space(path: Path, floor: int) -> str | None:
     return f"less than {floor >> 20} MiB (limits.free_space) are free below {path}"
 
 
-def clean_temporaries(folder: Path) -> int:
+def clean_temporaries(folder: Path, age: float = _STALE) -> int:
     """Removes temporary files that a process of ours left when it was killed; returns how many.
 
-    Ours by its name, dead by its lock and age. Nothing else is touched, and a folder that cannot be read is no error.
+    Ours by its name, dead by its lock and age (seconds). Nothing else is touched, and a folder that cannot be read is
+    no error. age: 0 where nobody else has anything to write.
     """
     removed = 0
-    try:
-        names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
-    except OSError:
-        return 0
-    for name in names:
+    for name in [entry.name for entry in _entries(folder) if _TEMPORARY.fullmatch(entry.name)]:
         path = folder / name
         try:
             fd = os.open(path, _READ)
@@ -188,7 +186,7 @@ def clean_temporaries(folder: Path) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # One that is younger may have been created a moment ago and not be locked yet.
-            if time.time() - os.fstat(fd).st_mtime > _STALE:
+            if not age or time.time() - os.fstat(fd).st_mtime > age:
                 path.unlink(missing_ok=True)
                 removed += 1
         except OSError:
@@ -196,6 +194,42 @@ def clean_temporaries(folder: Path) -> int:
         finally:
             os.close(fd)
     return removed
+
+
+def clean_put_aside(workflow_temp: Path) -> int:
+    """The same in the folders that were put aside, which nobody writes to any more; one that holds nothing goes too.
+    One look at all names of `workflow_temp`."""
+    removed = 0
+    for aside in [Path(entry.path) for entry in _entries(workflow_temp) if _ASIDE.fullmatch(entry.name)]:
+        if _is_folder(aside):
+            removed += sum(clean_temporaries(folder) for folder in _written_to(aside))
+            with suppress(OSError):
+                if time.time() - aside.stat().st_mtime > _STALE:  # else something is about to be put there
+                    aside.rmdir()
+    return removed
+
+
+def _written_to(top: Path) -> Iterator[Path]:
+    """The folders of workflows below `top` into which we write: homes, attempts, and what is published of them."""
+    for home in _folders_in(top):
+        yield home
+        for attempt in _folders_in(home):
+            if attempt.name.isdecimal():
+                yield attempt
+                yield from _folders_in(attempt)
+
+
+def _folders_in(path: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """What is in a folder; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
 
 
 # Scripts
@@ -366,13 +400,16 @@ def _refuse_overtaken(home: Path, id: int, attempt: int) -> list[tuple[int, Path
 
 def _own_home(workflow_temp: Path, id: int, owner: str | None) -> Path:
     """`.workflow_<id>`, made where it is missing. What is there of another owner is put aside, the published folder
-    too; None: whosever it is."""
+    too; None: whosever it is. One that holds nothing is nobody else's: who made it was killed before it said whose it
+    is, or is about to say so."""
     home, published = workflow_temp / f".workflow_{id}", workflow_temp / f"workflow_{id}"
     if not _is_folder(home):
         _remove(home)
+    clean_temporaries(home, age=0)
     mark = None if owner is None else owner.encode(errors="backslashreplace")
     if mark is not None and _read_regular(home / _OWNER) != mark:
-        foreign = [path for path in (home, published) if os.path.lexists(path)]
+        bare = all(_TEMPORARY.fullmatch(entry.name) for entry in _entries(home))
+        foreign = [path for path in ([published] if bare else [home, published]) if os.path.lexists(path)]
         if foreign:
             aside = workflow_temp / f".workflow_{id}.old-{secrets.token_hex(8)}"
             make_folder(aside, PRIVATE_MODE)
@@ -401,6 +438,9 @@ def prepare_attempt(
         earlier = [path for number, path in _refuse_overtaken(home, id, attempt) if number < attempt]
         if resumed and earlier and not mine.exists():
             earlier.pop(0).rename(mine)
+        # What a killed attempt left half-written is no part of anything, least of all of the output.
+        for path in (mine, folder):
+            clean_temporaries(path, age=0)
         for path in earlier:
             _remove(path)
         if not resumed:
@@ -507,6 +547,7 @@ def write_refusal(
                 publish(attempt_folder(workflow_temp, id, number))
                 break
         make_folder(target)
+        clean_temporaries(target, age=0)
         write_log(target, f"workflow {id}: error\n{mask(reason)}\n")
     return pack(target, download_files, id)
 

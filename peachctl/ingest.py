@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from peachctl import drafts, files, names, wire
+from peachctl.backoff import Backoff
 from peachctl.bus import Bus, Message
 from peachctl.errors import MadeAnewError, PeachError, RefusedError, StateError, UnreachableError, WireError
 from peachctl.failpoint import fail_point
@@ -164,6 +165,11 @@ def known_services(hub: Hub) -> dict[str, dict[int, Service]]:
     return known
 
 
+def _place_of(origin: Origin | None) -> str:
+    """As Kafka's own tools name a record's place, with its topic first."""
+    return "a message" if origin is None else f"{origin.topic}-{origin.partition}@{origin.offset}"
+
+
 class Ingest:
     """The loop over one store and one bus. `repair` once, then `step` again and again.
 
@@ -203,6 +209,7 @@ class Ingest:
         self._hand: list[Message] = []
         self._owed = self._more = True
         self._look_at = 0.0
+        self._room = Backoff()
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
         self.away: UnreachableError | None = None
@@ -216,6 +223,7 @@ class Ingest:
         files.clean_temporaries(self._queue_folder)
         fail_point("ingest:cleaned")
         files.clean_temporaries(self._download_files)
+        files.clean_put_aside(self._workflow_temp)
         fail_point("ingest:cleaned-downloads")
         try:
             for row in self._store.unpacked(_RELAYED):
@@ -232,6 +240,10 @@ class Ingest:
         Returns 0 while paused, after some of that time. Raises MadeAnewError where a known origin holds another message
         (nothing of the batch is acknowledged), RefusedError, and ConfigError; never because of what a message holds.
         """
+        if not self._room.due:
+            time.sleep(min(timeout, 1.0, self._room.left))
+            if not self._room.due:
+                return 0
         try:
             self._look_out()
             if not self._hand:
@@ -245,9 +257,12 @@ class Ingest:
             raise
         except (UnreachableError, files.FilesError, HubMissing) as error:
             self._pause(error)
+            if isinstance(error, files.DiskFull):
+                self._room.later()
             time.sleep(min(timeout, 1.0))
             return 0
         if self.paused is not None:
+            self._room.over()
             logger.info("going on")
             self.paused = self.away = None
         handled, self._hand = len(self._hand), []
@@ -413,7 +428,7 @@ class Ingest:
             if letter is not None and letter.origin in taken:
                 continue
             if letter is not None:
-                where = letter.file if letter.file is not None else str(letter.origin)
+                where = letter.file if letter.file is not None else _place_of(letter.origin)
                 logger.warning("refused %s: %s", printable(where), printable(letter.reason, 500))
             elif verbose and one is not None and one.new and entry is not None:
                 logger.info("workflow %d: %s of %s", one.id, printable(entry.name), printable(entry.user))

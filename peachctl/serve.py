@@ -144,9 +144,8 @@ class IngestThread:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.error: BaseException | None = None
         """What ended it, other than `stop`."""
-        self._steps = self._seen = 0
-        self._quiet = 0.0
-        self._asked = time.monotonic()
+        self._watch = Watch(self.stuck)
+        self._stepped = False
         self.wait = 0.5
         """Seconds for which a step waits for messages."""
         self.began = False
@@ -168,24 +167,24 @@ class IngestThread:
         self.stop()
         self._thread.join(15.0)
 
+    def hurry(self, patience: float) -> None:
+        """Before `start`: `quiet` is to be known well within so many seconds."""
+        self.wait = min(self.wait, patience / 2)
+        self._watch.tick = min(self._watch.tick, patience / 4)
+
+    @property
     def quiet(self) -> float:
-        """Seconds for which it has made no step, after its first; asked with each step of the executor. Time in which
-        the process was stopped (SIGSTOP, a frozen machine) does not count."""
-        now = time.monotonic()
-        passed, self._asked = min(now - self._asked, 2.0), now
-        still = self._steps > 0 and self._seen == self._steps and not self.over
-        self._quiet = self._quiet + passed if still else 0.0
-        self._seen = self._steps
-        return self._quiet
+        """Seconds for which it has made no step, after its first."""
+        return self._watch.quiet if self._stepped and not self.over else 0.0
 
     def _run(self) -> None:
         try:
-            with self._open(self._stop) as (ingest, _), Watch(self.stuck) as watch:
+            with self._open(self._stop) as (ingest, _), self._watch as watch:
                 ingest.repair()
                 while not self._stop.asked:
                     watch.beat()
                     handled = ingest.step(self.wait)
-                    self._steps += 1
+                    self._stepped = True
                     self.paused = ingest.paused
                     if not self.began and ingest.paused is None:
                         self.began = True
@@ -213,12 +212,13 @@ def serve_events(
     An ingest that ends by itself ends the command: what runs is drained, then its error is raised. Events are hints: a
     broker that is away, or a thread that hangs, does not stop the executor.
     """
+    if not stop.give(loop):
+        return
     notifier = Notifier()
     patience = Patience(once)
-    stop.give(loop)
     failure: BaseException | None = None
     if ingest is not None:
-        ingest.wait = min(ingest.wait, notifier.patience / 2)
+        ingest.hurry(notifier.patience)
     try:
         for part in (events, ingest):
             if part is not None:
@@ -242,7 +242,7 @@ def serve_events(
             notifier.step(
                 well=loop.signed_on and (ingest is None or ingest.began),
                 # Not while all ends in any case: a batch in hand may take its time.
-                alive=ingest is None or loop.draining or ingest.quiet() <= notifier.patience,
+                alive=ingest is None or loop.draining or ingest.quiet <= notifier.patience,
                 status=lambda: _events_status(loop, store, events, ingest),
             )
             if once and not loop.busy and loop.away is None:
@@ -308,7 +308,8 @@ def serve(
 ) -> None:
     """`consume execute`, `consume all` and `watch` embedded: steps of ingest, of the scripts folder and of execute, in
     turn."""
-    stop.give(loop)
+    if not stop.give(loop):
+        return
     notifier = Notifier()
     loop.watch_fd(bus.fileno(), loop.poke)
     if ingest is not None:

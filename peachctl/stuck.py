@@ -19,9 +19,12 @@ class Watch:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._tick = min(1.0, seconds / 4)
+        self.tick = min(1.0, seconds / 4)
+        """Seconds between two looks."""
         self._over = threading.Event()
         self._beaten = True
+        self.quiet = 0.0
+        """Seconds for which the loop has not come round, as far as was last looked."""
         self._thread = threading.Thread(target=self._look, name="stuck", daemon=True)
 
     def beat(self) -> None:
@@ -29,13 +32,13 @@ class Watch:
         self._beaten = True
 
     def _look(self) -> None:
-        quiet, before = 0.0, time.monotonic()
-        while not self._over.wait(self._tick):
+        before = time.monotonic()
+        while not self._over.wait(self.tick):
             now = time.monotonic()
             # A process that was stopped (SIGSTOP, a frozen machine) was not stuck in that time.
-            quiet = 0.0 if self._beaten else quiet + min(now - before, 2 * self._tick)
+            self.quiet = 0.0 if self._beaten else self.quiet + min(now - before, 2 * self.tick)
             self._beaten, before = False, now
-            if quiet > self._seconds:
+            if self.quiet > self._seconds:
                 os.write(2, b"peachctl: nothing has moved for %d s; ending, these are the stacks:\n" % self._seconds)
                 faulthandler.dump_traceback(2, all_threads=True)
                 os._exit(STATUS)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import hashlib
+import logging
 import os
 import sqlite3
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from peachctl import app, execute, files, serve, takeover
+from peachctl.backoff import Backoff
 from peachctl.config import load
 from peachctl.errors import UnreachableError
 from peachctl.execute import ExecuteLoop
@@ -402,6 +404,48 @@ def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
             assert rig.row(id).status.word == "processing"
 
 
+def test_a_disk_that_is_full_at_an_end_is_said_once_until_there_is_room(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def full(*_: Any) -> Any:
+        tries.append(1)
+        raise files.DiskFull("the disk is full")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Backoff, "later", lambda self: setattr(self, "_at", time.monotonic() + 0.2))
+    with opened(peach, beat=0.05) as rig, monkeypatch.context() as patch:
+        patch.setattr(files, "pack", full)
+        [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
+        rig.until(lambda: len(tries) > 2)
+        assert rig.loop.paused == "the disk is full"
+        patch.undo()
+        rig.until(lambda: rig.row(id).status.ended and rig.loop.paused is None)
+    said = [record.message for record in caplog.records]
+    assert [line for line in said if line in ("the disk is full", "going on")] == ["the disk is full", "going on"]
+
+
+def test_the_end_of_an_executor_waits_for_a_database_that_is_away_once(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def away(*_: Any, **__: Any) -> Any:
+        tries.append(1)
+        raise UnreachableError("the database is away")
+
+    with opened(peach, slots=2) as rig, monkeypatch.context() as patch:
+        ids = filed(peach, rig.store, SLEEPER, SLEEPER)
+        rig.until(lambda: all(rig.runs(id, "s") for id in ids))
+        for name in ("renew", "report", "give_back", "finish", "leave"):
+            patch.setattr(rig.store, name, away)
+        assert not rig.loop.close()
+        assert len(tries) == 1
+        patch.undo()
+        rig.loop.close = lambda: False  # type: ignore[method-assign]
+
+
 def test_a_late_signal_writes_to_nothing_that_was_opened_since(peach: Peach) -> None:
     with opened(peach) as rig:
         number = rig.loop.wake
@@ -435,4 +479,8 @@ def test_an_end_that_was_asked_for_during_the_start_leaves_the_queue_alone(peach
             serve.serve_events(rig.loop, rig.store, stop, None, None, once=False)
         else:
             serve.serve(rig.loop, bus, rig.store, stop, once=False)
+        rig.loop.drain()
+        rig.loop.step(0.0)
         assert rig.row(id).attempt == 0
+        # What it would have to end again takes its time as well.
+        assert rig.store.executors() == [] and list(carriers(rig.executor.token)) == []

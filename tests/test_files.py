@@ -251,6 +251,65 @@ with files._temporary(Path({str(tmp_path)!r})) as (stream, path):
     assert files.clean_temporaries(tmp_path / "missing") == 0
 
 
+def killed_while_it_writes(code: str) -> None:
+    """Runs code of `files` in a process that SIGKILL hits when its first file is written and not yet in its place."""
+    program = f"""
+import os
+from pathlib import Path
+from peachctl import files
+files._settle = lambda *_, **__: os.kill(os.getpid(), 9)
+{code}
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", program], env=env).returncode == -9
+
+
+def half_written(folder: Path) -> list[str]:
+    return [name for name in names(folder) if name.endswith(".tmp")]
+
+
+@pytest.mark.fault("A10")
+def test_a_home_that_does_not_say_yet_whose_it_is_is_nobody_elses(temp: Path) -> None:
+    killed_while_it_writes(f"files.prepare_attempt(Path({str(temp)!r}), 7, 1, False, 'ada.py')")
+    assert len(half_written(temp)) == 1
+    with files._temporary(temp / ".workflow_7"):  # somebody who is about to say it
+        files.prepare_attempt(temp, 7, 2, True, "ada.py")
+        assert [path.name for path in temp.iterdir()] == [".workflow_7"]
+    assert names(temp / ".workflow_7") == ["2", "2/workflow_7", "owner", "results"]
+
+
+@pytest.mark.fault("A10")
+def test_what_a_killed_attempt_left_half_written_is_in_no_output(temp: Path, downloads: Path) -> None:
+    first = files.prepare_attempt(temp, 7, 1, False, "ada.py")
+    killed_while_it_writes(f"files.write(Path({str(first.script)!r}), 'text')")
+    killed_while_it_writes(f"files.write_log(Path({str(first.folder)!r}), 'text')")
+    assert len(half_written(temp)) == 2
+    second = files.prepare_attempt(temp, 7, 2, True, "ada.py")
+    assert half_written(temp) == []
+    published = files.publish(second)
+    killed_while_it_writes(f"files.write_log(Path({str(published)!r}), 'text')")
+    refused = files.write_refusal(temp, downloads, 7, 2, "no", "ada.py")
+    assert list(unpacked(downloads / refused)) == ["workflow_7", "workflow_7/peachctl.log"]
+
+
+@pytest.mark.fault("A10")
+def test_half_written_files_in_folders_that_were_put_aside_are_swept_unless_somebody_writes_them(temp: Path) -> None:
+    bob = files.prepare_attempt(temp, 7, 1, False, "bob.py")
+    for path in (bob.script, bob.folder / files.LOG, temp / ".workflow_7" / "owner"):
+        killed_while_it_writes(f"files.write(Path({str(path)!r}), 'text')")
+    with files._temporary(bob.folder) as (_, living):
+        files.prepare_attempt(temp, 7, 1, False, "ada.py")
+        [aside] = temp.glob(".workflow_7.old-*")
+        (temp / f".workflow_8.old-{'0' * 16}").mkdir()
+        left = half_written(aside)
+        assert len(left) == 3 and files.clean_put_aside(temp) == 0
+        for path in temp.rglob("*"):
+            os.utime(path, (time.time() - 3600,) * 2)
+        assert files.clean_put_aside(temp) == 2
+        assert [Path(name).name for name in half_written(aside)] == [living.name]
+    assert sorted(path.name for path in temp.iterdir()) == [".workflow_7", aside.name]
+
+
 # The folders of a workflow
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from peachctl import files, ingest, names, script, wire
+from peachctl.backoff import Backoff
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
@@ -546,6 +547,7 @@ def test_a_full_disk_or_an_absent_database_loses_nothing(
         return plain(*arguments, **more)
 
     monkeypatch.setattr(owner, where, fails)
+    monkeypatch.setattr(place.loop, "_room", Backoff(0.0))
     for number in range(3):
         place.drop(DIAMOND, f"{number}.json")
     place.drop(CYCLE, "c.json")

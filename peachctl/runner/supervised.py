@@ -214,8 +214,10 @@ class Supervised:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
             self._hear()
-        polite = time.monotonic() + _CLOSING
-        while time.monotonic() < polite + _CLOSING and not self._bury(force=time.monotonic() > polite):
+        # One that is still about to start, without a run, hears nothing for as long as its imports take.
+        begun = self.namespace is not None or self._runs
+        polite = time.monotonic() + (_CLOSING if begun else 0.0)
+        while time.monotonic() < polite + _CLOSING and not self._bury(force=time.monotonic() >= polite):
             self._hear()
         if not self._buried:
             logger.error("process %d, which runs workflows, cannot be ended", self._process.pid)

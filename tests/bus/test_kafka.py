@@ -110,7 +110,7 @@ def ingested(site: Site, loop: Ingest) -> None:
 # The road
 
 
-def test_a_message_becomes_a_row_an_event_and_a_committed_offset(site: Site) -> None:
+def test_a_message_becomes_a_row_an_event_and_a_committed_offset(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.send("one", "two")
     site.topics.send(site.topics.execute, b"no workflow")
     ingested(site, site.loop())
@@ -120,6 +120,7 @@ def test_a_message_becomes_a_row_an_event_and_a_committed_offset(site: Site) -> 
     [dead] = site.topics.records(site.topics.dead)
     assert (dead.value, dict(dead.headers)["peachctl-offset"]) == (b"no workflow", b"2")
     assert dict(dead.headers)["peachctl-reason"].startswith(b"malformed: ")
+    assert f"refused {site.topics.execute}-0@2: malformed: " in caplog.text
     assert len(site.store.letters()) == 1
 
 

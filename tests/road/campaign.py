@@ -3,6 +3,9 @@
 Two `consume ingest` and three `consume execute` run beside a control that has the order of 2017 (`control.py`). What
 dies is started again at once. At the end all is left in peace until everything has ended or a patience is over; then
 `ledger.judge` compares, for the installation and for the control in the same way.
+
+Executors write scripts that are missing, and find rows that nobody announced. So in the first fifth of the strikes
+there is none, and before the first one starts, all that was filed is judged.
 """
 
 import contextlib
@@ -14,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kafka import TopicPartition  # noqa: TID253 a client of the installation
@@ -27,6 +30,9 @@ from tests.topics import Topics
 
 DRAIN = 1.0
 PARTITIONS = 2
+
+ALONE = 5
+"""In the first of so many parts there is no executor."""
 
 BAG = (
     *(("execute", signal.SIGKILL),) * 6,
@@ -60,6 +66,8 @@ class Installation:
     server: dict[str, int]
     database: str
     beats: Path
+    unheard: int = 0
+    """Rows that were begun without an event, at the last judgement."""
 
     def found(self) -> ledger.Found:
         """What became of the messages, by a look into the database, the topic of events and the folder."""
@@ -80,21 +88,26 @@ class Installation:
             found[partition] = (kept[tp].offset if tp in kept else 0, self.at.end(self.at.execute, partition))
         return found
 
-    def done(self, sent: list[ledger.Sent]) -> bool:
-        """Whether nothing is left to do. Cheap, and asked while a server may be away."""
+    def filed(self, sent: list[ledger.Sent]) -> bool:
+        """Whether ingest has nothing left to do. Cheap, and asked while a server may be away."""
         acknowledged = sum(one.origin is not None for one in sent)
-        [(origins, open_rows, owed)] = databases.execute(
+        [(origins, owed)] = databases.execute(
             self.server,
-            "SELECT (SELECT count(*) FROM peach_origins), (SELECT count(*) FROM queue WHERE status IN (0, 1)),"
-            " (SELECT count(*) FROM peach_outbox)",
+            "SELECT (SELECT count(*) FROM peach_origins), (SELECT count(*) FROM peach_outbox)",
             database=self.database,
         )
-        return origins >= acknowledged and not open_rows and not owed
+        return bool(origins >= acknowledged and not owed)
 
-    def judge(self, sent: list[ledger.Sent]) -> ledger.Verdict:
-        """All that can be said of it while nothing runs any more."""
+    def done(self, sent: list[ledger.Sent]) -> bool:
+        """Whether nobody has anything left to do."""
+        unfinished = "SELECT count(*) FROM queue WHERE status IN (0, 1)"
+        return self.filed(sent) and databases.execute(self.server, unfinished, database=self.database) == [(0,)]
+
+    def judge(self, sent: list[ledger.Sent], *, all_heard: bool = False) -> ledger.Verdict:
+        """All that can be said of it while nothing runs any more. all_heard: as for `ledger.judge`."""
         found = self.found()
-        verdict = ledger.judge(sent, found)
+        verdict = ledger.judge(sent, found, all_heard=all_heard)
+        self.unheard = len(ledger.unheard(found))
         verdict.two_at_once, _ = ledger.two_at_once(self.beats)
         for partition, (committed, end) in self.offsets().items():
             if committed != end:
@@ -171,18 +184,38 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def warm_parents(pid: int) -> list[int]:
+    """Of an executor: the process that it has started, and the one that forks runs, where that is another one, the
+    first of a PID namespace."""
+    outer = children(pid)[:1]
+    return outer + [one for above in outer for one in children(above) if _is_first(one)]
+
+
+def _is_first(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    numbers = status.partition("NSpid:")[2].split("\n")[0].split()
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
 class Leaving:
-    """Processes that were told to end: each must exit 0 within its drain and 15 seconds."""
+    """Processes that were told to end: each must exit 0 within its drain and 15 seconds. ended_at: when (monotonic) the
+    drain of each is over."""
 
     def __init__(self, drain: float = DRAIN) -> None:
         self._most = drain + 15
+        self._drain = drain
         self._waiting: list[threading.Thread] = []
         self.wrong: set[str] = set()
         self.longest = 0.0
+        self.ended_at: list[float] = []
 
     def terminate(self, name: str, process: "subprocess.Popen[str]") -> None:
         ledger.within(30, lambda: listens(process.pid) or process.poll() is not None)
         process.terminate()
+        self.ended_at.append(time.monotonic() + self._drain)
         waiting = threading.Thread(target=self._wait, args=(name, process), daemon=True)
         waiting.start()
         self._waiting.append(waiting)
@@ -192,16 +225,15 @@ class Leaving:
         try:
             code = process.wait(self._most)
         except subprocess.TimeoutExpired:
-            times = os.sysconf("SC_CLK_TCK")
-            used = (
-                sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])) / times
-            )
-            self.wrong.add(
-                f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM, {used:.1f} s used"
-            )
-            process.send_signal(signal.SIGABRT)  # its stacks, in its file of stderr
+            ticks = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+            talk = Path(f"/proc/{process.pid}/fd/2").readlink()
+            process.send_signal(signal.SIGABRT)  # its stacks, by faulthandler
             code = 0
             process.wait()
+            self.wrong.add(
+                f"{name} ({process.pid}) did not end within {self._most:g} s after SIGTERM,"
+                f" {ticks / os.sysconf('SC_CLK_TCK'):.1f} s used: {talk.read_text()[-6000:]}"
+            )
         if code:
             self.wrong.add(f"{name} ({process.pid}) exited {code} after SIGTERM")
         self.longest = max(self.longest, time.monotonic() - began)
@@ -242,10 +274,18 @@ class Drains:
             self.leaving.wait()
         return sent
 
+    def judge(self, sent: list[ledger.Sent]) -> ledger.Verdict:
+        """As of any installation; as nobody was killed, all rows are announced, and none runs to its end twice."""
+        verdict = self._place.judge(sent, all_heard=True)
+        verdict.ended_twice = ledger.ended_twice(self._place.beats, self.leaving.ended_at)
+        verdict.exits = self.leaving.wrong
+        return verdict
+
 
 @dataclass(slots=True)
 class Outcome:
-    """verdict, control: of the installation and of the order of 2017. sent: messages, those acknowledged. Seconds."""
+    """verdict, control: of the installation and of the order of 2017. sent: messages, those acknowledged. alone: rows
+    that were judged before the first executor. unheard: see `ledger.unheard`. Seconds."""
 
     verdict: ledger.Verdict
     control: ledger.Verdict
@@ -255,6 +295,8 @@ class Outcome:
     terms: int
     runs: int
     rows: int
+    alone: int
+    unheard: int
     redelivered: int
     seconds: float
     longest_end: float
@@ -263,10 +305,12 @@ class Outcome:
         return (
             f"{self.kills} SIGKILLs and {self.terms} SIGTERMs, {self.acknowledged:,} messages acknowledged,"
             f" {self.runs:,} runs: lost {len(self.verdict.lost)}, doubled {len(self.verdict.doubled)},"
-            f" without script or event {len(self.verdict.without_script | self.verdict.without_event)},"
+            f" without script {len(self.verdict.without_script)}, without event {len(self.verdict.without_event)}"
+            f" (both also of {self.alone:,} rows before the first executor started; {self.unheard:,} were begun before"
+            " their event could be sent),"
             f" two runs at once {len(self.verdict.two_at_once)}, processes left {len(self.verdict.processes)};"
             f" redelivered {self.redelivered:,}: no new row; the order of 2017: lost {len(self.control.lost)},"
-            f" without script or event {len(self.control.without_script | self.control.without_event)};"
+            f" without script {len(self.control.without_script)}, without event {len(self.control.without_event)};"
             f" {self.seconds:.0f} s"
         )
 
@@ -297,6 +341,10 @@ class Campaign:
         self._leaving = Leaving()
         self._away: threading.Thread | None = None
         self._exits: set[str] = set()
+        self._struck = self._terms = self._allowed = 0
+        self._bag: list[tuple[str, int]] = []
+        self._early = ledger.Verdict()
+        self._alone = 0
 
     def run(self) -> Outcome:
         broker = kafka.private()
@@ -325,46 +373,54 @@ class Campaign:
             ledger.Sender(address, place.at.execute, beats, self._chance),
             ledger.Sender(address, "control", beats, self._chance, (ledger.GOOD,), "c"),
         ]
-        ingests = [Consumer("ingest", lambda: self._peach.start("consume", "ingest")) for _ in range(2)]
-        # One of them runs the nodes of a workflow in its own process, one after the other.
-        executes = [
-            Consumer(
-                "execute", lambda how=how: self._peach.start("consume", "execute", PEACHCTL_EXECUTE__SCHEDULER=how)
-            )
-            for how in ("processes", "processes", "sync")
-        ]
-        self._dies = ["inserted", "committed"]
-        self._consumers = [*ingests, *executes, Consumer("control", self._start_control)]
+        start = self._peach.start
+        self._consumers = [Consumer("ingest", lambda: start("consume", "ingest")) for _ in range(2)]
+        self._consumers.append(Consumer("control", self._start_control))
         try:
             for sender in senders:
                 sender.start()
-            self._strike(senders)
+            self._strike(senders, max(1, self._kills // ALONE))
+            self._judge_alone(place, senders)
+            # One of them runs the nodes of a workflow in its own process, one after the other.
+            self._consumers += [
+                Consumer("execute", lambda how=how: start("consume", "execute", PEACHCTL_EXECUTE__SCHEDULER=how))
+                for how in ("processes", "processes", "sync")
+            ]
+            self._bag = []
+            self._strike(senders, self._kills)
             sent, control_sent = [sender.finish() for sender in senders]
             self._in_peace(place, sent)
         finally:
             self._end_all()
         return sent, control_sent
 
-    def _strike(self, senders: list[ledger.Sender]) -> None:
-        struck = self._struck = 0
-        self._terms = 0
+    def _judge_alone(self, place: Installation, senders: list[ledger.Sender]) -> None:
+        """What ingest has made of all that was sent so far, before anybody could mend it."""
+        self._back()
+        ledger.within(60, lambda: all(len(sender.ledger) == self._allowed for sender in senders))
+        sent = list(senders[0].ledger)
+        ledger.within(self._patience, lambda: self._look_after() or place.filed(sent))
+        with topics.on(self._broker) as at:
+            at.prefix = place.at.prefix
+            found = replace(replace(place, at=at).found(), runs=False)
+        self._early = ledger.judge(sent, found, all_heard=True)
+        self._alone = len(found.rows)
+        self._say(f"{self._alone} rows before the first executor: {self._early.mistakes() or 'all well'}")
+
+    def _strike(self, senders: list[ledger.Sender], until: int) -> None:
+        """So many SIGKILLs in all, those before counted."""
+        there = {one.kind for one in self._consumers}
+        here = [(who, how) for who, how in BAG if who in ("broker", "database") or who in there or "execute" in there]
         quiet = flowed = 0
-        bag: list[tuple[str, int]] = []
-        allowed = 0
-        for left in (2, 1, 0):  # until it has died as it was told, the control is not struck
-            allowed += 3
+        while self._struck < until:
+            if not self._bag:
+                self._bag = list(here)
+                self._chance.shuffle(self._bag)
+            who, how = self._bag.pop()
+            goal = max(self._allowed, self._messages * (self._struck + 1) // self._kills)
             for sender in senders:
-                sender.allow(3)
-            ledger.within(60, lambda left=left: self._look_after() or len(self._dies) <= left)
-        while struck < self._kills:
-            if not bag:
-                bag = list(BAG)
-                self._chance.shuffle(bag)
-            who, how = bag.pop()
-            goal = max(allowed, self._messages * (struck + 1) // self._kills)
-            for sender in senders:
-                sender.allow(goal - allowed)
-            allowed = goal
+                sender.allow(goal - self._allowed)
+            self._allowed = goal
             time.sleep(self._chance.uniform(0, self._most_pause))
             self._look_after()
             self._hit(who, how)
@@ -373,14 +429,14 @@ class Campaign:
             if quiet >= 3:
                 for sender in senders:
                     sender.allow(1)
+                self._allowed += 1
                 ledger.within(60, lambda at=flowed: senders[0].acknowledged > at)
             flowed = senders[0].acknowledged
             if how == signal.SIGKILL:
-                struck += 1
+                self._struck += 1
             else:
                 self._terms += 1
-            self._struck = struck
-            self._say(f"{struck} kills, {self._terms} ends; {who}; {senders[0].acknowledged} acknowledged")
+            self._say(f"{self._struck} kills, {self._terms} ends; {who}; {senders[0].acknowledged} acknowledged")
 
     def _hit(self, who: str, how: int) -> None:
         if who in ("broker", "database"):
@@ -393,7 +449,7 @@ class Campaign:
         if who == "parent":
             # Of one that starts there is none yet.
             ledger.within(30, lambda: listens(victim.process.pid) and children(victim.process.pid))
-            for pid in children(victim.process.pid)[:1]:
+            for pid in self._chance.sample(warm_parents(victim.process.pid), 1):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         elif how == signal.SIGTERM:
@@ -401,8 +457,9 @@ class Campaign:
             victim.start()
         else:
             victim.kill()
-            if kind == "ingest" and not self._dies:
-                self._consumers[-1].kill()
+            if kind == "ingest":
+                time.sleep(self._chance.uniform(0, 0.2))  # at a moment of its own
+                next(one for one in self._consumers if one.kind == "control").kill()
 
     def _bounce(self, who: str, how: int) -> None:
         if who == "broker":
@@ -425,8 +482,6 @@ class Campaign:
             if code is not None:
                 if one.kind != "control":
                     self._exits.add(f"{one.kind} ({one.process.pid}) ended by itself with {code}")
-                elif self._dies and code == -signal.SIGKILL:
-                    self._dies.pop()
                 close(one.process)
                 one.start()
 
@@ -454,9 +509,8 @@ class Campaign:
         self._leaving.wait()
 
     def _start_control(self) -> "subprocess.Popen[str]":
-        """One dies between two steps by order, the next one between two others; after that they are struck."""
         arguments = [self._broker.address(), "control", "control-events", str(self._server.known["port"])]
-        arguments += [self._control_database, str(self._scripts), *self._dies[-1:]]
+        arguments += [self._control_database, str(self._scripts)]
         log = (self._peach.home / "control.log").open("a")
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.road.control", *arguments],
@@ -471,6 +525,7 @@ class Campaign:
 
     def _judged(self, place: Installation, sent: list[ledger.Sent], control: list[ledger.Sent]) -> Outcome:
         verdict = place.judge(sent)
+        verdict.add(self._early)
         before = place.rows()
         _, runs = ledger.two_at_once(place.beats)
         # What killed processes left half-written is removed by the next one that starts, when it is old enough.
@@ -491,6 +546,8 @@ class Campaign:
             terms=self._terms,
             runs=runs,
             rows=len(before),
+            alone=self._alone,
+            unheard=place.unheard,
             redelivered=sum(end for _, end in place.offsets().values()),
             seconds=time.monotonic() - self._begun,
             longest_end=self._leaving.longest,

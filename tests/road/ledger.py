@@ -27,6 +27,9 @@ from tests.conftest import node, workflow
 GOOD, SLOW, BAD, CYCLE = "good", "slow", "bad", "cycle"
 """Kinds of messages: done at once, asleep for up to two seconds, undecodable, and not to be run."""
 
+MOMENT = 0.25
+"""Seconds around the end of a drain in which runs are ended."""
+
 MIX = (GOOD,) * 16 + (SLOW,) * 2 + (BAD, CYCLE)
 
 
@@ -124,7 +127,8 @@ class Row:
 class Found:
     """What became of the messages. letters: names of those without a row. origins: rows by partition and offset (None:
     a letter alone), None as a whole where nothing of the kind is kept. announced: ids in the topic of events. owed:
-    ids whose event is owed. scripts: files that are there and not empty. ended: whether rows are run at all."""
+    ids whose event is owed. scripts: files that are there and not empty. begun: ids of which a run was begun. runs:
+    whether rows are run at all."""
 
     rows: list[Row]
     letters: list[str]
@@ -132,22 +136,25 @@ class Found:
     announced: set[int]
     owed: set[int]
     scripts: set[str]
+    begun: set[int] = field(default_factory=set)
     runs: bool = True
 
 
 @dataclass(slots=True)
 class Verdict:
-    """Sets of what must not be; all of them are empty where all is well."""
+    """Sets of what must not be; all of them are empty where all is well. without_row: events that name no row."""
 
     lost: set[str] = field(default_factory=set)
     doubled: set[str] = field(default_factory=set)
     shared: set[int] = field(default_factory=set)
     without_script: set[str] = field(default_factory=set)
     without_event: set[str] = field(default_factory=set)
+    without_row: set[int] = field(default_factory=set)
     without_origin: set[str] = field(default_factory=set)
     unfinished: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     two_at_once: set[str] = field(default_factory=set)
+    ended_twice: set[str] = field(default_factory=set)
     invented: set[str] = field(default_factory=set)
     not_committed: set[str] = field(default_factory=set)
     no_outcome: set[str] = field(default_factory=set)
@@ -155,26 +162,42 @@ class Verdict:
     temporaries: set[str] = field(default_factory=set)
     exits: set[str] = field(default_factory=set)
 
+    def add(self, other: "Verdict") -> None:
+        """What another judgement has found, of an earlier time."""
+        for one in fields(self):
+            getattr(self, one.name).update(getattr(other, one.name))
+
     def mistakes(self) -> dict[str, list[Any]]:
         """What is not empty, some of each."""
         found = {one.name: sorted(getattr(self, one.name), key=str) for one in fields(self)}
         return {name: [*some[:8], f"({len(some)} in all)"] for name, some in found.items() if some}
 
 
-def judge(ledger: Iterable[Sent], found: Found) -> Verdict:
-    """Compares what was sent with what was found."""
+def unheard(found: Found) -> set[int]:
+    """Rows that were begun and never announced. The road allows it: who filed such a row was struck, or could not reach
+    the broker, before its event was sent, and an executor that looked into the queue was faster than the next ingest,
+    which announces only what still waits."""
+    return found.begun - found.announced - found.owed
+
+
+def judge(ledger: Iterable[Sent], found: Found, *, all_heard: bool = False) -> Verdict:
+    """Compares what was sent with what was found. all_heard: what `unheard` allows is a mistake too, for nobody was
+    struck who files or carries events."""
     sent = {one.name: one for one in ledger}
     outcomes = Counter([row.name for row in found.rows] + found.letters)
     verdict = Verdict(
         lost={one.name for one in sent.values() if one.origin is not None and not outcomes[one.name]},
         doubled={name for name, count in outcomes.items() if count > 1},
         invented=set(outcomes) - set(sent),
+        without_row=found.announced - {row.id for row in found.rows},
     )
+    excused = set() if all_heard else unheard(found)
     for row in found.rows:
         kind = sent[row.name].kind if row.name in sent else GOOD
         if kind != CYCLE and row.file not in found.scripts:
             verdict.without_script.add(row.name)
-        if row.id in found.owed or (row.id not in found.announced and row.status in (0, 1)):
+        # A refused row ended as it was filed: there is nothing to run, and nothing to announce.
+        if row.id in found.owed or (kind != CYCLE and row.id not in found.announced | excused):
             verdict.without_event.add(row.name)
         if not found.runs:
             continue
@@ -227,7 +250,8 @@ def peach_found(known: Any, topic: str, events: Iterable[bytes], scripts: Path) 
         if bytes(name).decode() == topic
     }
     owed = {id for (id,) in ask("SELECT queue_id FROM peach_outbox")}
-    return Found(rows, letters, origins, {int(one) for one in events}, owed, _written(scripts))
+    begun = {id for (id,) in ask("SELECT DISTINCT queue_id FROM peach_runs")}
+    return Found(rows, letters, origins, {int(one) for one in events}, owed, _written(scripts), begun)
 
 
 def _written(folder: Path) -> set[str]:
@@ -246,22 +270,43 @@ def make_older(paths: Iterable[str], seconds: float) -> None:
             os.utime(path, (time.time() - seconds,) * 2)
 
 
+def _signs(beats: Path) -> Iterable[tuple[str, str, str, int]]:
+    """Workflow, run, what it says, and when (ns of the machine's clock, monotonic)."""
+    if beats.exists():
+        for line in beats.read_text().splitlines():
+            id, run, what, at = line.split()
+            yield id, run, what, int(at)
+
+
 def two_at_once(beats: Path) -> tuple[set[str], int]:
     """Workflows of which two runs were alive at one time, by their own signs of life; and how many runs there were.
 
     A run that was killed says no end; it was alive until its last sign at least. The clock is the machine's own.
     """
     intervals: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    if beats.exists():
-        for line in beats.read_text().splitlines():
-            id, run, _what, at = line.split()
-            intervals[id][run].append(int(at))
+    for id, run, _what, at in _signs(beats):
+        intervals[id][run].append(at)
     wrong = set()
     for id, runs in intervals.items():
         spans = sorted((min(times), max(times)) for times in runs.values())
         if any(later[0] <= earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)):
             wrong.add(id)
     return wrong, sum(map(len, intervals.values()))
+
+
+def ended_twice(beats: Path, ended_at: Iterable[float]) -> set[str]:
+    """Workflows whose node said more than once that it was done. ended_at: monotonic seconds at which runs were ended
+    from outside: a run that is ended between the last word of its node and the keeping of its result runs again."""
+    moments = list(ended_at)
+    ends: dict[str, list[int]] = defaultdict(list)
+    for id, _run, what, at in _signs(beats):
+        if what == "end":
+            ends[id].append(at)
+    return {
+        id
+        for id, times in ends.items()
+        if any(not any(abs(at / 1e9 - moment) < MOMENT for moment in moments) for at in sorted(times)[:-1])
+    }
 
 
 def within(seconds: float, what: Callable[[], Any]) -> bool:

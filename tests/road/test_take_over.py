@@ -250,6 +250,29 @@ def test_a_second_sigterm_ends_at_once_though_the_database_does_not_answer(peach
         peach.until(lambda: not peach.marked())
 
 
+def test_an_executor_that_is_overdue_ends_though_the_database_does_not_answer(peach: Peach) -> None:
+    quick = """
+import functools, sys
+from peachctl import app, execute
+execute._WRITES = 0.5
+app.options = functools.partial(app.options, term_grace=0.5)
+from peachctl.cli import main
+sys.argv = ["peachctl", "consume", "execute"]
+main()
+"""
+    peach("submit", peach.file(counted(peach)[0]))
+    variables = {"PEACHCTL_EXECUTE__LEASE": "600s", "PEACHCTL_EXECUTE__DRAIN": "0.5s"}
+    process = peach.spawn([sys.executable, "-c", quick], **variables)
+    peach.until(lambda: is_running(peach, "slow"))
+    with locked(peach):
+        process.terminate()
+        assert process.wait(12) == 0  # SQLite would have waited for 30 s, again and again
+        peach.until(lambda: not peach.marked())
+    go_on(peach)
+    peach("consume", "execute", "--once")
+    judge(peach, rows=1)
+
+
 def test_ctrl_c_is_not_lost_while_the_database_is_away(peach: Peach) -> None:
     process = peach.start("run", peach.file(counted(peach)[0]))
     peach.until(lambda: is_running(peach, "slow"))

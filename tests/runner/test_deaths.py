@@ -235,6 +235,17 @@ def test_close_before_the_supervisor_was_up_leaves_nothing(
         assert list(carriers(rig.held.token)) == []
 
 
+def test_close_does_not_wait_for_a_supervisor_that_takes_its_time_to_start(
+    way: str, tmp_path: Path, before: set[int]
+) -> None:
+    with opened(way, tmp_path) as rig:
+        os.kill(rig.runner.pid, signal.SIGSTOP)  # it imports
+        began = time.monotonic()
+        rig.runner.close()
+        assert time.monotonic() - began < 3
+        assert children() <= before
+
+
 def test_two_supervisors_of_one_executor_do_not_touch_each_other(tmp_path: Path, marker: str) -> None:
     with opened("warm-fallback", tmp_path) as one, opened("warm-fallback", tmp_path) as other:
         run = other.start(busy(marker))

