@@ -45,6 +45,8 @@ _NOT_WARM = {"__main__", "parent", "namespace"}
 _RETRY = 0.05
 _SOON, _LATER = 0.01, 0.1
 """Seconds after a run's end, and after its start, until the next process is forked: what is at work goes first."""
+_TAKES = 1.0
+"""Seconds for a process that waits to take its order."""
 _ROUNDS = 20
 
 
@@ -322,22 +324,16 @@ class Supervisor:
         self._with_worker = job["scheduler"] == "processes" and job["plain"]
         waiting, self._waiting = self._waiting, None
         self._fork_at = time.monotonic() + _LATER
-        while True:
-            ready = waiting is not None
+        if waiting is None or not waiting.order(key, job, reports, output, patience=_TAKES):
             try:
-                waiting = waiting or self._fork()
+                waiting = self._fork()
             except OSError as error:
                 os.write(output, f"no process could be started: {error}\n".encode())
                 self._say_ended(_Run(key, 0, 1))
                 return
-            try:
-                waiting.order(key, job, reports, output)
-            except OSError:
-                if ready:  # it died while it waited
-                    waiting = None
-                    continue
-            self._runs[waiting.pid] = _Run(key, waiting.pid)
-            return
+            if not waiting.order(key, job, reports, output):
+                _kill(waiting.pid)
+        self._runs[waiting.pid] = _Run(key, waiting.pid)
 
     def _fork(self) -> Waiting:
         return fork(self._control, self._lock, warm=not self._fresh, worker=self._with_worker)

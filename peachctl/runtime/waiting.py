@@ -1,7 +1,8 @@
 """The main process of a run, forked before the run is known: it waits for its order, and becomes the run.
 
 What a fork costs is paid while nobody waits for it. The order is one message over a SOCK_SEQPACKET pair,
-`{"key", "job"}` with the descriptors of the run's reports and of its output; the end of file says that none will come.
+`{"key", "job"}` with the descriptors of the run's reports and of its output, and is answered with one byte before
+anything of it is done: one that was killed meanwhile costs no run. The end of file says that no order will come.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from peachctl.runtime.job import Job
 from peachctl.runtime.worker import begin_output
 
 MESSAGE_SIZE = 256 << 10
+_TAKEN = b"!"
 QUIET = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 """Signals that the supervisor has blocked."""
 
@@ -30,10 +32,27 @@ class Waiting:
     pid: int
     socket: socket.socket
 
-    def order(self, key: str, job: dict[str, Any], reports: int, output: int) -> None:
-        """Makes it that run, once. Raises OSError where it is dead."""
+    def order(self, key: str, job: dict[str, Any], reports: int, output: int, *, patience: float = 0.0) -> bool:
+        """Makes it that run, once. Returns False where it will not be: it died before it took the order. patience:
+        seconds after which one that does not take it is killed; with 0 nobody waits for that, and a death shows as
+        the run's."""
         with self.socket:
-            socket.send_fds(self.socket, [json.dumps({"key": key, "job": job}).encode()], [reports, output])
+            try:
+                self.socket.settimeout(patience or None)
+                socket.send_fds(self.socket, [json.dumps({"key": key, "job": job}).encode()], [reports, output])
+                return not patience or self._took()
+            except OSError:
+                return False
+
+    def _took(self) -> bool:
+        try:
+            return self.socket.recv(1) == _TAKEN
+        except TimeoutError:  # it was stopped, perhaps
+            os.kill(self.pid, signal.SIGKILL)
+        try:
+            return self.socket.recv(1) == _TAKEN
+        except TimeoutError:
+            return True  # its end will be told as the run's
 
 
 def fork(control: socket.socket, lock: int, *, warm: bool, worker: bool) -> Waiting:
@@ -69,10 +88,12 @@ def _live(orders: socket.socket, parent: int, lock: int, *, warm: bool, worker: 
         processes.set_name("peach:waiting")
         if warm:
             _warm_up(orders, worker=worker)
-        raw, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_SIZE, 2)
-        orders.close()
+        raw, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_SIZE, 2, socket.MSG_CMSG_CLOEXEC)
         if not raw:
             os._exit(0)
+        with contextlib.suppress(OSError):  # nobody waits for it
+            orders.send(_TAKEN)
+        orders.close()
         status = _run(json.loads(raw), descriptors[0], descriptors[1], lock, warm=warm)
     except BaseException:  # noqa: BLE001 - this process must not come back as a second supervisor
         traceback.print_exc()
@@ -91,7 +112,8 @@ def _warm_up(orders: socket.socket, *, worker: bool) -> None:
         from peachctl.runtime.graph import work_ahead
         from peachctl.runtime.worker import fork_ahead
 
-        fork_ahead(work_ahead, orders)
+        with contextlib.suppress(OSError):  # then it is forked when it is wanted, and that says why it can't be
+            fork_ahead(work_ahead, orders)
 
 
 def _run(order: dict[str, Any], reports: int, output: int, lock: int, *, warm: bool) -> int:
@@ -119,9 +141,8 @@ def _run(order: dict[str, Any], reports: int, output: int, lock: int, *, warm: b
 def _detach(orders: int, lock: int) -> None:
     """Descriptors: the orders and the lock; nothing else of the supervisor's. What it prints goes nowhere yet."""
     signal.set_wakeup_fd(-1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        os.dup2(os.open(os.devnull, mode), number)
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers are all that is wanted
         if int(name) > 2 and int(name) not in (orders, lock):
             with contextlib.suppress(OSError):

@@ -142,7 +142,7 @@ def fork_ahead(work: Callable[[Job], Callable[[Any], Reply]], *others: socket.so
     def live(connection: socket.socket, mark: bytes) -> NoReturn:
         for other in others:
             other.close()
-        first, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+        first, descriptors, _, _ = socket.recv_fds(connection, 1, 2, socket.MSG_CMSG_CLOEXEC)
         raw = _receive(connection, mark) if first else None
         if raw is None:
             os._exit(0)  # it was not wanted
