@@ -435,6 +435,7 @@ class ExecuteLoop:
             results=str(folder.results),
             reuse=claim.resumed,
             debug=options.debug,
+            plain=not options.edited,
             reach=options.reach,
         )
         attempt.run = runner.start(attempt.key, job, folder.output)

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import logging
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +30,8 @@ from peachctl.runner.supervised import Supervised
 from peachctl.stop import Stop
 from peachctl.store import Executor, Row, Store, sqlite
 from peachctl.store.sqlite_file import Clock
-from tests.conftest import Peach, node, workflow
-from tests.runner.rig import carriers
+from tests.conftest import Peach, make_hub, node, workflow
+from tests.runner.rig import carriers, wait_until, waits
 
 SLEEPER = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
 
@@ -369,18 +371,49 @@ def test_nothing_stays_in_hand_of_runs_that_have_ended(peach: Peach) -> None:
             """Objects of ours by class, and descriptors here and in the supervisor: megabytes would tell much later."""
             gc.collect()
             found = Counter(kind.__name__ for kind in map(type, gc.get_objects()) if kind.__module__ in ours)
-            supervisor = {f"/proc/{pid}/fd" for pid in carriers(rig.executor.token)}
+            carrying = list(carriers(rig.executor.token))
+            supervisor = {f"/proc/{pid}/fd" for pid in carrying if not waits(pid)}
             return found + Counter({folder: len(os.listdir(folder)) for folder in {"/proc/self/fd", *supervisor}})
 
         def run(count: int) -> None:
             ids = filed(peach, rig.store, *[workflow(node("a", "Text", ["x"]), node("f", "FailWith", [], "a"))] * count)
             rig.until(lambda: all(rig.row(id).status.ended for id in ids) and not rig.loop.busy)
+            # As many descriptors as at rest: a process waits for the next run.
+            wait_until(lambda: any(waits(pid) for pid in carriers(rig.executor.token)))
 
         ours = {name for name in sys.modules if name.startswith("peachctl.")}
         run(2)
         before = in_hand()
         run(4)
         assert not in_hand() - before
+
+
+def test_a_worker_that_is_killed_while_it_waits_costs_no_node(peach: Peach) -> None:
+    with opened(peach) as rig:
+        for _ in range(3):
+            worker = rig.until(
+                lambda: [pid for pid in carriers(rig.executor.token) if waits(pid) and os.getsid(pid) != pid]
+            )[0]
+            os.kill(worker, signal.SIGKILL)
+            [id] = filed(peach, rig.store, workflow(node("a", "Text", ["x"])))
+            rig.until(lambda id=id: rig.row(id).status.ended)
+            assert rig.row(id).status.word == "success"
+
+
+def test_a_run_has_the_service_as_it_is_and_not_as_it_was_when_its_process_was_forked(
+    peach: Peach, tmp_path: Path
+) -> None:
+    hub = make_hub(tmp_path / "changing")
+    peach.env["PEACHCTL_FOLDERS__HUB"] = str(hub)
+    code = hub / "Text" / "v1" / "Text.py"
+    with opened(peach) as rig:
+        for text in ("one", "two"):
+            rig.until(lambda: any(waits(pid) for pid in carriers(rig.executor.token)))
+            code.write_text(f"def start(c, *_):\n    return [{text!r}]\n")
+            [id] = filed(peach, rig.store, workflow(node("a", "Text", ["x"])))
+            rig.until(lambda id=id: rig.row(id).status.ended)
+            [state] = rig.store.nodes(id)
+            assert (state.outputs, state.status.value) == ([text], "success")
 
 
 def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(

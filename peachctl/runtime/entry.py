@@ -1,9 +1,13 @@
 """How a process runs a workflow script: alike in the warm fork, the fresh interpreter and `peachctl run-script`."""
 
+import os
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+
+from peachctl import processes
+from peachctl.runtime.job import Job
 
 
 def run_script(path: str) -> int:
@@ -14,11 +18,7 @@ def run_script(path: str) -> int:
     own: `sys.argv`, `sys.modules["__main__"]` and signal handlers are left as the script leaves them.
     """
     script = Path(path).absolute()
-    main = ModuleType("__main__")
-    main.__file__ = str(script)
-    main.__builtins__ = __builtins__  # type: ignore[attr-defined]
-    sys.modules["__main__"] = main
-    sys.argv = [str(script)]
+    main = _main_of(script)
     try:
         code = compile(script.read_bytes(), str(script), "exec")
         exec(code, main.__dict__)  # noqa: S102 - running the script is what this process is for
@@ -31,6 +31,27 @@ def run_script(path: str) -> int:
         _show(error)
         return 1
     return 0
+
+
+def become(job: Job) -> None:
+    """Makes this forked process one of that job's, before anything of it runs."""
+    processes.set_name(f"peach:{job.queue_id}.{job.attempt}")
+    os.environ["PEACHCTL_JOB"] = job.to_json()
+
+
+def become_worker(job: Job) -> None:
+    """As `become`, for a process that does not execute the script itself."""
+    become(job)
+    _main_of(Path(job.script))
+
+
+def _main_of(script: Path) -> ModuleType:
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    main.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main
+    sys.argv = [str(script)]
+    return main
 
 
 def _status(code: object) -> int:

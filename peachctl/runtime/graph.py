@@ -20,10 +20,11 @@ from peachctl.names import printable, quoted
 from peachctl.runtime import gone, service_utility, services
 from peachctl.runtime.failure import Failure, ServiceError, of_exception, service_traceback, skipped
 from peachctl.runtime.job import Job, job_of_environment
-from peachctl.runtime.pool import Pool, Reply, Work
+from peachctl.runtime.pool import Pool, Work
 from peachctl.runtime.records import Call, Graph, Literal, Output
 from peachctl.runtime.report import ExecutorReporter, Reporter, TerminalReporter, shown
 from peachctl.runtime.results import Kept, Results, Unpicklable, Values, code_hash, literal_state, result_key
+from peachctl.runtime.worker import Reply, end_ahead, taken_ahead
 
 SCHEDULERS = ("processes", "threads", "sync")
 
@@ -77,6 +78,12 @@ def run_graph(graph: Graph) -> int:
         return 1
     reporter: Reporter = TerminalReporter(job.folder) if job.report_fd is None else ExecutorReporter(job.report_fd)
     return _Run(steps, job, reporter).go()
+
+
+def work_ahead(job: Job) -> Callable[[Work], Reply]:
+    """For `worker.fork_ahead`."""
+    assert job.report_fd is not None
+    return _Run((), job, ExecutorReporter(job.report_fd)).in_worker()
 
 
 def plan(graph: Graph) -> list[Step]:
@@ -156,20 +163,12 @@ class _Run:
     def go(self) -> int:
         """Runs all nodes; returns the exit status."""
         os.makedirs(self._job.folder, mode=0o2770, exist_ok=True)  # noqa: PTH103
-        os.chdir(self._root)  # outside of what is packed, the same wherever the script was started
-        gone.install()
-        service_utility.attach(self._job, self._reporter)
-        self._hub.open()
-        services.use(self._hub)
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(line_buffering=True)  # what a dying node printed is not lost
+        self._settle_in()
         for service in {(step.call.service, step.call.version) for step in self._steps}:
             with contextlib.suppress(ServiceError):  # raised again by the nodes that run it
                 self._hub.locate(*service)
         self._reporter.graph((step.id, step.call.service, step.call.version) for step in self._steps)
-        if self._job.results is not None:
-            self._results = Results(self._job.results, self._root)
+        if self._results is not None:
             self._name_results()
         try:
             if self._steps:
@@ -183,6 +182,24 @@ class _Run:
         self._reporter.end(self._failed)
         return 3 if self._failed else 0
 
+    def _settle_in(self) -> None:
+        """What services find in this process."""
+        os.chdir(self._root)  # outside of what is packed, the same wherever the script was started
+        gone.install()
+        service_utility.attach(self._job, self._reporter)
+        self._hub.open()
+        services.use(self._hub)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(line_buffering=True)  # what a dying node printed is not lost
+        if self._job.results is not None:
+            self._results = Results(self._job.results, self._root)
+
+    def in_worker(self) -> Callable[[Work], Reply]:
+        """What a worker does that was forked before this run was known."""
+        self._settle_in()
+        return self._in_worker
+
     def _compute(self) -> None:
         from dask._task_spec import Task, TaskRef
         from dask.local import get_async, get_sync
@@ -194,6 +211,8 @@ class _Run:
         graph = {step.index: task(step) for step in self._steps}
         leaves = [step.index for step in self._steps if not step.wanted]
         width = max(1, min(self._job.workers, len(self._steps)))
+        if self._scheduler != "processes":
+            end_ahead()
         if self._scheduler == "sync":
             before = signal.signal(signal.SIGINT, self._interrupt)
             try:
@@ -206,6 +225,7 @@ class _Run:
             pool = Pool(
                 width,
                 self._in_worker,
+                first=taken_ahead(self._job),
                 prepare=self._prepare,
                 settle=self._settle_reply,
                 affinity=lambda index: (self._steps[index].call.service, self._steps[index].call.version),
@@ -332,11 +352,10 @@ class _Run:
         values = tuple(
             upstream[source[0]].ports[source[1]] if isinstance(source, tuple) else None for source in step.inputs
         )
-        return "run", (index, values)
+        return "run", (step, values)
 
     def _in_worker(self, work: Work) -> Reply:
-        index, raw = work
-        step = self._steps[index]
+        step, raw = work
         self._reporter.node(step.id, "running")
         try:
             os.chdir(self._root)
@@ -350,8 +369,8 @@ class _Run:
                     self._note_paths(returned, paths)
                     self._keep(step, ports, outputs, paths)
         except BaseException as error:  # noqa: BLE001 - sys.exit and KeyboardInterrupt of a service are its failure
-            return Reply(index, self._failure(step, error), {}, [])
-        return Reply(index, None, ports, outputs)
+            return Reply(step.index, self._failure(step, error), {}, [])
+        return Reply(step.index, None, ports, outputs)
 
     def _unpacked(self, step: Step, raw: Sequence[bytes | None]) -> list[Any]:
         return [

@@ -42,7 +42,8 @@ class Job:
     results: folder of kept node results, or None to keep none; reuse: whether
     those that are there may be used. workers: most nodes at once. report_fd: number of the inherited SOCK_SEQPACKET
     descriptor for reports, None to report to the terminal. debug: post-mortem debugger at a failing node. parent:
-    number of the process that a fresh interpreter must not outlive, None where a supervisor sees to that.
+    number of the process that a fresh interpreter must not outlive, None where a supervisor sees to that. plain:
+    whether the script does nothing but run its graph, as ours do, so that a node's process need not be forked from it.
     """
 
     queue_id: int
@@ -60,6 +61,7 @@ class Job:
     report_fd: int | None = None
     debug: bool = False
     parent: int | None = None
+    plain: bool = False
     reach: Reach = field(default_factory=Reach)
 
     def to_json(self) -> str:

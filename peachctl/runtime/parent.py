@@ -38,14 +38,16 @@ from typing import Any, NoReturn
 from peachctl import processes, runtime
 from peachctl.runtime import namespace
 from peachctl.runtime.custody import Custody
-from peachctl.runtime.job import Job
+from peachctl.runtime.waiting import MESSAGE_SIZE, QUIET, Waiting, fork
 
-_MESSAGE_SIZE = 256 << 10
 _WARM = ("dask", "dask.local", "dask.threaded", "dask.multiprocessing", "peachctl.hub", "peachctl.wire")
 _NOT_WARM = {"__main__", "parent", "namespace"}
 _RETRY = 0.05
+_SOON, _LATER = 0.01, 0.1
+"""Seconds after a run's end, and after its start, until the next process is forked: what is at work goes first."""
+_TAKES = 1.0
+"""Seconds for a process that waits to take its order."""
 _ROUNDS = 20
-_QUIET = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 @dataclass(slots=True)
@@ -84,6 +86,9 @@ class Supervisor:
         self._beat = time.monotonic()
         self._silent = False
         self._closing = False
+        self._waiting: Waiting | None = None
+        self._with_worker = True
+        self._fork_at = 0.0
         self._children, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # A death during a fork or a scan must not be missed: the signal leaves a byte to be polled for.
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -100,7 +105,8 @@ class Supervisor:
             self._reap()
             self._enforce()
             self._settle()
-            if self._closing and not self._runs and not self._ended:
+            self._fork_ahead()
+            if self._closing and not self._ours and not self._ended:
                 return
             if not self._closing:
                 poll.register(self._control, select.POLLIN | (select.POLLOUT if self._outbox else 0))
@@ -119,6 +125,8 @@ class Supervisor:
         """Milliseconds until something is due."""
         now = time.monotonic()
         due = [60.0]
+        if not self._fresh and not self._closing and self._waiting is None:
+            due.append(self._fork_at - now)
         due += [run.kill_at - now for run in self._runs.values() if run.kill_at is not None]
         if self._runs and not self._silent:
             due.append(self._beat + self._orders_after - now)
@@ -134,7 +142,7 @@ class Supervisor:
         orders: list[tuple[bytes, list[int]]] = []
         while not self._closing:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_SIZE, 2, socket.MSG_CMSG_CLOEXEC)
+                data, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_SIZE, 2, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 break
             except OSError:
@@ -215,6 +223,8 @@ class Supervisor:
                 pass
 
     def _end_all(self) -> None:
+        if self._waiting is not None:
+            _kill(self._waiting.pid)
         for run in [*self._runs.values(), *self._ended]:
             run.kill_at = time.monotonic()
         self._enforce()
@@ -245,11 +255,16 @@ class Supervisor:
             self._look_due = True
             self._counted.discard(pid)
             run = self._runs.pop(pid, None)
+            if self._waiting is not None and self._waiting.pid == pid:
+                self._waiting.socket.close()
+                self._waiting = None
+                continue
             self._custody.reaped(pid, None if run is None else run.key)
             if run is not None:
                 run.code = os.waitstatus_to_exitcode(status)
                 run.memory = usage.ru_maxrss << 10
                 self._ended.append(run)
+                self._fork_at = min(self._fork_at, time.monotonic() + _SOON)
 
     def _settle(self) -> None:
         """Ends what runs have left, and says of each that it has ended as soon as nothing of it is left.
@@ -259,7 +274,7 @@ class Supervisor:
         """
         for rounds in range(_ROUNDS if self._ended or self._look_due else 0):
             self._look_due = False
-            strays = [child for child in processes.own_children(self._depth) if child.pid not in self._runs]
+            strays = [child for child in processes.own_children(self._depth) if child.pid not in self._ours]
             waiting = [child for child in strays if not child.zombie]
             now = time.monotonic()
             sessions = {run.pid: run.key for run in [*self._runs.values(), *self._ended]}
@@ -278,11 +293,16 @@ class Supervisor:
             if len(waiting) == len(strays):
                 return
 
+    @property
+    def _ours(self) -> set[int]:
+        """Children that we started."""
+        return {*self._runs} if self._waiting is None else {*self._runs, self._waiting.pid}
+
     def _kill_strays(self, strays: list[processes.Process]) -> None:
         now = time.monotonic()
         # Those have had their SIGTERM, and may use the time that they were given.
         patient = {run.pid for run in self._ended if run.kill_at is not None and run.kill_at > now}
-        groups = {os.getpgrp(), *self._runs, *patient}
+        groups = {os.getpgrp(), *self._ours, *patient}
         for stray in strays:
             if stray.session in patient:
                 continue
@@ -301,99 +321,35 @@ class Supervisor:
     # Starts
 
     def _start(self, key: str, job: dict[str, Any], reports: int, output: int) -> None:
-        try:
-            pid = os.fork()
-        except OSError as error:
-            os.write(output, f"no process could be started: {error}\n".encode())
-            self._say_ended(_Run(key, 0, 1))
+        self._with_worker = job["scheduler"] == "processes" and job["plain"]
+        waiting, self._waiting = self._waiting, None
+        self._fork_at = time.monotonic() + _LATER
+        if waiting is None or not waiting.order(key, job, reports, output, patience=_TAKES):
+            try:
+                waiting = self._fork()
+            except OSError as error:
+                os.write(output, f"no process could be started: {error}\n".encode())
+                self._say_ended(_Run(key, 0, 1))
+                return
+            if not waiting.order(key, job, reports, output):
+                _kill(waiting.pid)
+        self._runs[waiting.pid] = _Run(key, waiting.pid)
+
+    def _fork(self) -> Waiting:
+        return fork(self._control, self._lock, warm=not self._fresh, worker=self._with_worker)
+
+    def _fork_ahead(self) -> None:
+        """So that the next run finds its process."""
+        if self._fresh or self._closing or self._waiting is not None or time.monotonic() < self._fork_at:
             return
-        if pid == 0:
-            self._become(key, job, reports, output)
-        self._runs[pid] = _Run(key, pid)
-
-    def _become(self, key: str, values: dict[str, Any], reports: int, output: int) -> NoReturn:
-        """In the child: makes it the run's main process, and runs the script."""
-        status = 1
-        try:
-            os.setsid()
-            processes.become_subreaper()
-            processes.die_with_parent(signal.SIGKILL)
-            if os.getppid() != self._pid:
-                os._exit(1)
-            self._detach(reports, output)
-            _restore_signals()
-            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-                file.write("1000")
-            processes.set_name(f"peach:{key}")
-            job = Job.from_json(json.dumps({**values, "report_fd": reports}))
-            os.environ["PEACHCTL_JOB"] = job.to_json()
-            if self._fresh:
-                for descriptor in (reports, self._lock):
-                    if descriptor >= 0:
-                        os.set_inheritable(descriptor, True)
-                command = [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "peachctl.runtime", job.script]
-                os.execv(sys.executable, command)  # noqa: S606 - a list, no shell
-            status = _run(job.script)
-        except BaseException:  # noqa: BLE001 - this process must not come back as a second supervisor
-            traceback.print_exc()
-        finally:
-            _leave(status)
-
-    def _detach(self, reports: int, output: int) -> None:
-        """Descriptors: the output, the reports and the lock; nothing else of ours."""
-        signal.set_wakeup_fd(-1)
-        self._control.detach()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers are all that is wanted
-            if int(name) > 2 and int(name) not in (reports, self._lock):
-                with contextlib.suppress(OSError):
-                    os.close(int(name))
+        self._fork_at = time.monotonic() + _LATER
+        with contextlib.suppress(OSError):
+            self._waiting = self._fork()
 
 
 def _kill(pid: int) -> None:
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _restore_signals() -> None:
-    for signum in (*_QUIET, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # As every Python process has it.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _run(script: str) -> int:
-    import faulthandler
-
-    from peachctl.runtime.entry import run_script
-
-    # New ones: the executor's may have been closed, and nobody else's encoding or buffering counts here.
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - open as long as the process
-    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
-    faulthandler.enable()
-    return run_script(script)
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends a forked process as an interpreter ends, but for taking all modules apart."""
-    import atexit
-    import threading
-
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except BaseException:  # noqa: BLE001 - as above
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(status)
 
 
 def _warm_up() -> None:
@@ -419,7 +375,7 @@ def main() -> None:
     control.set_inheritable(False)
     if lock >= 0:
         os.set_inheritable(lock, False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET)
+    signal.pthread_sigmask(signal.SIG_BLOCK, QUIET)
     # Whoever started the executor may have ignored it, and then there would be nothing to wait for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     way = namespace.Way.NONE if "--no-namespace" in sys.argv else namespace.possible()

@@ -33,7 +33,7 @@ from peachctl.store import (
     rules,
 )
 from peachctl.store.mysql_attempts import Attempts, Before
-from peachctl.store.mysql_claim import gate, pick, pick_only, waiting
+from peachctl.store.mysql_claim import gate, look, pick, pick_only
 from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, among, marks
 from peachctl.store.mysql_filing import Filing
 from peachctl.store.mysql_schema import need_schema
@@ -170,28 +170,33 @@ class MysqlStore:
     ) -> list[Claim]:
         if most < 1 or (only is not None and not columns.known_id(only)):
             return []
-        if not self._unsure and not waiting(self._db):
+        found_by_looking = look(self._db)
+        if not self._unsure and not found_by_looking:
             return []
 
         def work() -> list[Claim]:
             found = self._found_again(executor, lease)
             if not found and gate(self._db, alone=per_user is not None):
-                ids = pick(self._db, most, per_user) if only is None else pick_only(self._db, only, per_user)
+                if only is None:
+                    ids = pick(self._db, most, per_user, found_by_looking)
+                else:
+                    ids = pick_only(self._db, only, per_user)
                 found = self._begin(ids, executor, lease)
-            # Should the reply be lost, and the server stay away: the next claim looks for them.
+            # Should the reply be lost: the next attempt looks for them, or the next claim, should the server stay away.
             self._unsure = found
             return found
 
-        claims = self._db.transaction(work)
+        claims = self._db.transaction(work, marked=False)
         self._unsure = []
         return claims
 
     def _found_again(self, executor: Executor, lease: float) -> list[Claim]:
-        """Claims of a call that failed, where they were made and are still held."""
+        """Claims whose COMMIT was not answered, where they were made. Also those that were cancelled since: the
+        next renewal says so, and whoever holds them ends them."""
         if not self._unsure:
             return []
         wanted = self._renew(executor, self._unsure, lease)
-        return [claim for claim in self._unsure if wanted[claim] is Wanted.GO_ON]
+        return [claim for claim in self._unsure if wanted[claim] in (Wanted.GO_ON, Wanted.CANCELLED)]
 
     def _begin(self, ids: Sequence[int], executor: Executor, lease: float) -> list[Claim]:
         if not ids:
@@ -286,10 +291,13 @@ class MysqlStore:
                 (int(final), now, output, int(final), percent, claim.id),
             )
             self._attempts.put_nodes(claim.id, nodes)
-            self._attempts.note(claim.id, why, unpacked=final is Status.ERROR and not output)
+            unpacked = final is Status.ERROR and not output
+            if why is not None or unpacked:  # of which the claim has left none
+                self._attempts.note(claim.id, why, unpacked=unpacked)
             return True
 
-        return self._db.transaction(work)
+        # Begun again after a lost reply it finds its own end (`_finished`).
+        return self._db.transaction(work, marked=False)
 
     def _finished(self, claim: Claim, final: Status, output: str) -> bool:
         """Whether this very end was written by a call that failed for its caller."""

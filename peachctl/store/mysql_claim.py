@@ -37,13 +37,13 @@ def _weights(table: str) -> Any:
 _ALL = 1 << 62
 
 
-def waiting(db: MysqlSession) -> bool:
-    """Whether a claim may find anything; costs next to nothing."""
-    row = db.row(
-        "SELECT EXISTS (SELECT 1 FROM {queue} WHERE status = 0)"
-        " AND NOT EXISTS (SELECT 1 FROM peach_meta WHERE name = 'held' AND value = '1')"
+def look(db: MysqlSession) -> list[Any]:
+    """The first rows that a claim may find, (id, priority, user), two at most; locks nothing. Most often it finds none,
+    or one, and then there is nothing to choose."""
+    return db.rows(
+        f"SELECT q.id, q.priority, q.user FROM {{queue}} q WHERE q.status = 0 AND {_FREE}"
+        " AND NOT EXISTS (SELECT 1 FROM peach_meta WHERE name = 'held' AND value = '1') LIMIT 2"
     )
-    return bool(row[0])
 
 
 def gate(db: MysqlSession, *, alone: bool) -> bool:
@@ -57,17 +57,13 @@ def gate(db: MysqlSession, *, alone: bool) -> bool:
     return (b"held", "1") not in rows
 
 
-def pick(db: MysqlSession, most: int, per_user: int | None) -> list[int]:
-    """Ids of up to `most` rows to be claimed now, locked, in the order of the claims."""
+def pick(db: MysqlSession, most: int, per_user: int | None, seen: Sequence[Any] = ()) -> list[int]:
+    """Ids of up to `most` rows to be claimed now, locked, in the order of the claims. seen: what `look` has found a
+    moment ago."""
     if per_user is not None and per_user < 1:
         return []
-    if per_user is None:
-        # Most often one row waits at a time, and then there is nothing to choose.
-        few = db.rows(f"SELECT q.id, q.priority, q.user FROM {{queue}} q WHERE q.status = 0 AND {_FREE} LIMIT 2")
-        if not few:
-            return []
-        if len(few) == 1 and None not in few[0]:
-            return _lock(db, [few[0][0]])
+    if per_user is None and len(seen) == 1 and None not in seen[0] and (locked := _lock(db, [seen[0][0]])):
+        return locked
     picker = _Picker(db, per_user, most)
     picked: list[int] = []
     for priority in picker.priorities():

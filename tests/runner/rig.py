@@ -59,6 +59,14 @@ def living(marker: str) -> list[str]:
     return found
 
 
+def waits(pid: int) -> bool:
+    """Whether a process was forked ahead, for a run that is not known yet."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "peach:waiting\n"
+    except OSError:
+        return False
+
+
 def carriers(token: str) -> Iterator[int]:
     """Processes that were started with the marker of that executor (in our numbers)."""
     for entry in Path("/proc").iterdir():
