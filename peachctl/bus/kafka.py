@@ -61,6 +61,7 @@ PRIORITY_HEADER = "peachctl-priority"
 
 _MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
+_AGAIN = 1.0  # seconds between the consumers that are made
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
 _STALLED = 4  # looks at the same position with something behind it
@@ -201,7 +202,7 @@ class KafkaBus:
     # The consumer
 
     def _open(self, timeout: float) -> bool:
-        """Whether there is a consumer. Where there is none it is made; not more often than each second."""
+        """Whether there is a consumer. Where there is none it is made, though not at once."""
         if self._consumer is not None:
             return True
         wait = self._again_at - time.monotonic()
@@ -211,7 +212,7 @@ class KafkaBus:
                 if self._trouble is not None:
                     raise self._trouble
                 return False
-        self._again_at = time.monotonic() + 1.0
+        self._again_at = time.monotonic() + _AGAIN
         kafka = self._config.kafka
         try:
             reach(self._to, 1.0)
