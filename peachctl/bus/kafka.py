@@ -15,7 +15,8 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   nothing. Partitions that appear later begin at their beginning.
 - Whatever comes out of `poll` as an exception ends that consumer, and a new one is made: after some errors the next
   `poll` of kafka-python never returns. One that stops delivering while there is something to deliver (after a change
-  of the leader's epoch) is replaced as well.
+  of the leader's epoch) is replaced as well, and one that was given nothing while partitions are nobody's (it was told
+  an error in place of the topic, joined without it, and may stay so).
 """
 
 import hashlib
@@ -40,9 +41,11 @@ from peachctl.bus import Message
 from peachctl.bus.kafka_client import (
     CALL,
     TopicMissing,
+    assigned,
     no_topic,
     open_admin,
     open_consumer,
+    partitions,
     reach,
     settings,
     topic_id,
@@ -97,6 +100,7 @@ class KafkaBus:
         self._again_at = 0.0
         self._look_at = time.monotonic() + _LOOK
         self._stuck: dict[TopicPartition, tuple[int, int]] = {}
+        self._left_out = 0
         self._trouble: UnreachableError | None = None
         self._dead_said: str | None = None
         self._unsent_said: str | None = None
@@ -423,11 +427,26 @@ class KafkaBus:
                 before, looks = self._stuck.get(tp, (position, 0))
                 stuck[tp] = (position, looks + 1 if before == position else 1)
         self._stuck = stuck
-        if any(looks >= _STALLED for _, looks in stuck.values()):
+        self._left_out = 0 if consumer.assignment() or self._shared_out() else self._left_out + 1
+        if self._left_out >= _STALLED:
+            logger.warning("partitions of the topic are nobody's; another consumer is made")
+            self._drop()
+        elif any(looks >= _STALLED for _, looks in stuck.values()):
             logger.warning(
                 "nothing comes from %s although there is something; another consumer is made", self._to.where
             )
             self._drop()
+
+    def _shared_out(self) -> bool:
+        """Whether the members of the group have all partitions, as far as can be said: then there is none for us. One
+        that was told an error in place of the topic joins as if it had no partition, and shares out none for long."""
+        kafka = self._config.kafka
+        try:
+            known = assigned(self._admin, kafka.group_ingest, kafka.topic_execute)
+            return known is None or set(partitions(self._admin, kafka.topic_execute)) <= known
+        except KafkaError as error:
+            logger.debug("the members of the group are not known: %s", error)
+            return True
 
     def _failed(self, error: KafkaError) -> NoReturn:
         """An error out of kafka-python: this consumer is not used any more."""
@@ -440,6 +459,7 @@ class KafkaBus:
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         admin, self._admin = self._admin, None
+        self._left_out = 0
         for kept in (
             self._ready,
             self._fresh,
