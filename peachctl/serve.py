@@ -128,6 +128,9 @@ class IngestThread:
     once all that it needs has been reached.
     """
 
+    stuck = STUCK
+    """Seconds after which a step that does not return ends the process."""
+
     def __init__(
         self,
         open_ingest: Callable[[Stop], AbstractContextManager[tuple[Ingest, Store]]],
@@ -177,9 +180,10 @@ class IngestThread:
 
     def _run(self) -> None:
         try:
-            with self._open(self._stop) as (ingest, _):
+            with self._open(self._stop) as (ingest, _), Watch(self.stuck) as watch:
                 ingest.repair()
                 while not self._stop.asked:
+                    watch.beat()
                     handled = ingest.step(self.wait)
                     self._steps += 1
                     self.paused = ingest.paused
@@ -261,8 +265,6 @@ def _failure(
     """What ends the command by itself."""
     if ingest is not None and ingest.over and ingest.error is not None:
         return ingest.error
-    if ingest is not None and ingest.quiet() >= STUCK:
-        return PeachError(f"ingest has made no step for {STUCK:g} s")
     if events is not None and events.refused is not None:
         return events.refused
     try:

@@ -1,11 +1,14 @@
 """The execute loop in this process, on a real database and with real runs, where a test must reach into its time."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import sqlite3
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +27,7 @@ from peachctl.stop import Stop
 from peachctl.store import Executor, Row, Store, sqlite
 from peachctl.store.sqlite_file import Clock
 from tests.conftest import Peach, node, workflow
+from tests.runner.rig import carriers
 
 SLEEPER = workflow(node("a", "Text", ["x"]), node("s", "Sleep", ["60"], "a"))
 
@@ -354,6 +358,27 @@ def test_the_end_of_a_workflow_writes_its_progress_too(peach: Peach) -> None:
         rig.store.cancel(cancelled)
         rig.until(lambda: rig.row(cancelled).output_file)
         assert (rig.row(cancelled).status.word, rig.row(cancelled).progress) == ("cancelled", 50)
+
+
+def test_nothing_stays_in_hand_of_runs_that_have_ended(peach: Peach) -> None:
+    with opened(peach, slots=4, scheduler="sync") as rig:
+
+        def in_hand() -> Counter[str]:
+            """Objects of ours by class, and descriptors here and in the supervisor: megabytes would tell much later."""
+            gc.collect()
+            found = Counter(kind.__name__ for kind in map(type, gc.get_objects()) if kind.__module__ in ours)
+            supervisor = {f"/proc/{pid}/fd" for pid in carriers(rig.executor.token)}
+            return found + Counter({folder: len(os.listdir(folder)) for folder in {"/proc/self/fd", *supervisor}})
+
+        def run(count: int) -> None:
+            ids = filed(peach, rig.store, *[workflow(node("a", "Text", ["x"]), node("f", "FailWith", [], "a"))] * count)
+            rig.until(lambda: all(rig.row(id).status.ended for id in ids) and not rig.loop.busy)
+
+        ours = {name for name in sys.modules if name.startswith("peachctl.")}
+        run(2)
+        before = in_hand()
+        run(4)
+        assert not in_hand() - before
 
 
 def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(

@@ -97,7 +97,8 @@ def publish(
 ) -> None:
     """Publishes the list of services over Kafka, again and again: where `consume ingest` does not see the hub."""
     from peachctl import app
-    from peachctl.serve import ONCE_PATIENCE, serve_announcer
+    from peachctl.bus.kafka_client import PATIENCE
+    from peachctl.serve import serve_announcer
     from peachctl.stop import Stop
 
     config = screen.config()
@@ -111,7 +112,7 @@ def publish(
         if stop.interrupted:
             raise typer.Exit(Exit.INTERRUPTED)
         return
-    with app.announcing(config, patience=ONCE_PATIENCE) as announcer:
+    with app.announcing(config, patience=PATIENCE) as announcer:
         found = announcer.publish()
     assert found is not None
     value = {

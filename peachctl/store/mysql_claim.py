@@ -4,10 +4,10 @@ The same three looks as in `sqlite_claim`, each along an index, so that the cost
 of the queue within a window of ids; the oldest row of each user who runs nothing; the oldest row of each user at all.
 
 Looking locks nothing. What was found is then locked at once where nobody else has it (`FOR UPDATE SKIP LOCKED`; on
-servers without it by a compare-and-set of the status): one who waits for nobody cannot be stopped by one that froze. A
-row that another claims in the same moment counts as running of its user, and the looking goes on behind it. So claims
-made at the same moment keep to the order among what each could see. `per_user` is a limit and no order: where it is
-given, claims are made one after another (`gate`).
+servers without it by a compare-and-set of the status, which waits a second for a locked row and then passes it over):
+one who waits for nobody cannot be stopped by one that froze. A row that another claims in the same moment counts as
+running of its user, and the looking goes on behind it. So claims made at the same moment keep to the order among what
+each could see. `per_user` is a limit and no order: where it is given, claims are made one after another (`gate`).
 
 Whether two users are the same is the column's collation to say: SQL compares them, and what Python has in hand is the
 collation's weights (`_weights`).
@@ -81,16 +81,17 @@ def pick(db: MysqlSession, most: int, per_user: int | None) -> list[int]:
 
 def pick_only(db: MysqlSession, id: int, per_user: int | None) -> list[int]:
     """This row, locked, if it may be claimed now."""
-    picked = _lock(db, [id])
-    if picked and per_user is not None:
+    if per_user is not None:
+        # Looked at before the row is taken: without SKIP LOCKED that changes it. No other claim is made meanwhile.
         (running,) = db.row(
             "SELECT count(*) FROM {queue} q JOIN {queue} this ON this.id = %s"
             " WHERE q.status = 1 AND q.id <> this.id AND coalesce(q.user, '') = coalesce(this.user, '')"
             " AND NOT EXISTS (SELECT 1 FROM peach_left l WHERE l.queue_id = q.id)",
             (id,),
         )
-        return picked if running < per_user else []
-    return picked
+        if running >= per_user:
+            return []
+    return _lock(db, [id])
 
 
 def _lock(db: MysqlSession, ids: Sequence[int]) -> list[int]:
@@ -103,11 +104,9 @@ def _lock(db: MysqlSession, ids: Sequence[int]) -> list[int]:
         )
         locked = {id for (id,) in found}
         return [id for id in ids if id in locked]
-    return [
-        id
-        for id in ids
-        if db.change(f"UPDATE {{queue}} q SET q.status = 1 WHERE q.id = %s AND q.status = 0 AND {_FREE}", (id,))
-    ]
+    return db.change_unless_locked(
+        f"UPDATE {{queue}} q SET q.status = 1 WHERE q.id = %s AND q.status = 0 AND {_FREE}", ids
+    )
 
 
 class _Picker:

@@ -12,6 +12,7 @@
 
 import os
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,10 @@ _ESCAPED_BYTES = tuple(bytes([ord(char)]) for char in _ESCAPED)
 _FORM = 2048  # bytes of a statement that are no values
 _ROWS = 200  # of one INSERT
 _LOCK = 5  # seconds to wait for a row that somebody else has locked
+_LATE = 2  # seconds by which a server may be late with saying so: the older ones look once a second
+
+OLDEST = {"MariaDB": (10, 1), "MySQL": (5, 6)}
+"""The oldest versions that are supported: what `make proof ARGS="servers"` runs."""
 
 # After these the connection is good. What the transaction did so far is to be rolled back: 1205 does not by itself.
 _ROLLED_BACK = {1020, 1205, 1213}
@@ -124,6 +129,8 @@ class MysqlSession:
         """The most bytes of a statement; known once a connection was made."""
         self.skips_locked = True
         """Whether the server has SKIP LOCKED; known once a connection was made."""
+        self.narrow = False
+        """Whether the server's indexes are narrow unless its settings say otherwise; known as that."""
         self.last_id = 0
         """The id that the last statement gave, where it made one row."""
         self._quoted = self.quoted(queue_table)
@@ -141,7 +148,13 @@ class MysqlSession:
     @property
     def _reply(self) -> int:
         """Seconds for which a reply is waited for."""
-        return max(2, round(min(_REPLY, self.patience)))
+        return max(_LATE + 1, round(min(_REPLY, self.patience)))
+
+    @property
+    def _lock(self) -> int:
+        """Seconds for which a lock is waited for: the server is to say that somebody else has it, before we take it for
+        dead."""
+        return min(_LOCK, self._reply - _LATE)
 
     def quoted(self, identifier: str) -> str:
         return f"`{identifier}`"
@@ -165,6 +178,29 @@ class MysqlSession:
         if self._inside:
             return self._execute(sql, values)[1]
         return self._persist(lambda: self._execute(sql, values)[1])
+
+    def change_unless_locked(self, sql: LiteralString, ids: Sequence[int]) -> list[int]:
+        """A statement about one id, for each of these, in a transaction on a server without SKIP LOCKED. Returns those
+        whose row was found; not those that somebody else keeps locked for a second, the least that can be waited for.
+        """
+        self._execute("SET SESSION innodb_lock_wait_timeout = 1")
+        try:
+            found = [id for id in ids if self._found_unlocked(sql, id)]
+        except mysql.connector.Error as error:
+            if error.errno in _ROLLED_BACK:  # the connection goes on
+                self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
+            raise
+        self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
+        return found
+
+    def _found_unlocked(self, sql: LiteralString, id: int) -> bool:
+        try:
+            return self._execute(sql, (id,))[1] > 0
+        except mysql.connector.Error as error:
+            # Of the transaction only this statement is undone, unless the server is told to undo all of it.
+            if error.errno != 1205 or self._execute("SELECT @@GLOBAL.innodb_rollback_on_timeout")[0][0][0]:
+                raise
+            return False
 
     def insert(
         self,
@@ -332,7 +368,6 @@ class MysqlSession:
     def _connect(self) -> Any:
         url, server = self.server.url, self.server
         reply = self._reply
-        lock = min(_LOCK, reply - 1)  # the server is to say that somebody else has it, before we take it for dead
         where: dict[str, Any] = (
             {"unix_socket": str(url.unix_socket)}
             if url.unix_socket is not None
@@ -351,7 +386,7 @@ class MysqlSession:
                 raise ConfigError(f"database.tls_*: {file} cannot be read")
         connection: Any = None
         try:
-            connection = mysql.connector.connect(
+            connection = self._enter(
                 **where,
                 user=url.user,
                 password=server.password or "",
@@ -374,11 +409,15 @@ class MysqlSession:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 "SET SESSION wait_timeout = %s, innodb_lock_wait_timeout = %s, lock_wait_timeout = %s",
-                (_IDLE, lock, lock),
+                (_IDLE, self._lock, self._lock),
             )
             cursor.execute("SELECT @@max_allowed_packet, @@version")
             self.packet, version = cursor.fetchone()
-            self.skips_locked = _skips_locked(_text(version))
+            self._know(_text(version))
+            if self.narrow:
+                cursor.execute("SELECT @@innodb_log_file_size * @@innodb_log_files_in_group")
+                # Some of these take no text larger than a tenth of their redo log (1118).
+                self.packet = min(self.packet, int(cursor.fetchone()[0]) // 11)
             if server.wants_tls:
                 cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
                 if not cursor.fetchone()[1]:
@@ -397,6 +436,31 @@ class MysqlSession:
                 ) from error
             raise
         return connection
+
+    def _enter(self, **how: Any) -> Any:
+        """The driver's connection. Where TLS is not asked for, and the server has one that nobody speaks any more (1.1,
+        until MySQL 5.7 and MariaDB 10.2 in many builds), without it: whoever sits between could have that as well."""
+        try:
+            return mysql.connector.connect(**how)
+        except mysql.connector.Error as error:
+            if self.server.wants_tls or _number(error) != 2026:
+                raise
+            return mysql.connector.connect(**how, ssl_disabled=True)
+
+    def _know(self, version: str) -> None:
+        """Raises ConfigError for a server that is too old."""
+        kind = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+        known = _numbers(version)
+        if known is None:
+            self.skips_locked = False
+            return
+        if known < OLDEST[kind]:
+            oldest = " or ".join(f"{name} {major}.{minor}" for name, (major, minor) in OLDEST.items())
+            raise ConfigError(
+                f"{self.name}: the server is {kind} {version}, at least {oldest} is needed", "docs/mysql.md"
+            )
+        self.skips_locked = known >= ((10, 6) if kind == "MariaDB" else (8, 0))
+        self.narrow = known < ((10, 2) if kind == "MariaDB" else (5, 7))
 
     def _rollback(self) -> None:
         if self._connection is None:
@@ -520,10 +584,7 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes | bytearray) else str(value)
 
 
-def _skips_locked(version: str) -> bool:
-    numbers = version.lower().removeprefix("5.5.5-").split("-")[0].split(".")
-    try:
-        known = int(numbers[0]), int(numbers[1])
-    except (ValueError, IndexError):
-        return False
-    return known >= ((10, 6) if "mariadb" in version.lower() else (8, 0))
+def _numbers(version: str) -> tuple[int, int] | None:
+    """The first two of a server's version; None where it has none."""
+    match = re.match(r"(?:5\.5\.5-)?(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else None

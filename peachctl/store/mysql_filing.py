@@ -386,5 +386,5 @@ def _too_large(entry: Entry, error: RowTooLarge) -> EntryTooLarge:
     return EntryTooLarge(
         entry,
         f"the workflow takes {error.size} bytes in the database, whose server takes {error.most} at once",
-        "raise max_allowed_packet on the server",
+        "raise max_allowed_packet on the server; on MySQL 5.6 and MariaDB 10.1 innodb_log_file_size as well",
     )

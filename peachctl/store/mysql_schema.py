@@ -38,6 +38,9 @@ _KINDS = {
 }
 """Types that become the ones of the schema without a change of a value."""
 
+_WIDE = {"innodb_large_prefix": "ON", "innodb_file_format": "BARRACUDA", "innodb_file_per_table": "ON"}
+_PAGE = 16384
+
 # Who is in the way, from the surest source to the one that all may ask, which knows only of sessions of the same user:
 # id, user, host, seconds.
 _BLOCKERS = (
@@ -84,7 +87,9 @@ class MysqlSchema:
         return {_text(name): _text(value) for name, value in self._session.rows("SELECT name, value FROM peach_meta")}
 
     def columns(self) -> tuple[str, ...]:
-        """Raises ConfigError where one has a type that no queue of Peach ever had."""
+        """Raises ConfigError where one has a type that no queue of Peach ever had, and where the server has no room for
+        the indexes: before anything is changed."""
+        self._need_room()
         found = self._session.rows(
             "SELECT COLUMN_NAME, DATA_TYPE FROM information_schema.COLUMNS"
             " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
@@ -99,6 +104,26 @@ class MysqlSchema:
                     "set database.queue_table to the name of another table, or change the column's type",
                 )
         return tuple(types)
+
+    def _need_room(self) -> None:
+        """Each index is over a name of up to 512 characters; the older servers take 191 as they come."""
+        values = {
+            _text(name): _text(value).upper()
+            for name, value in self._session.rows("SHOW GLOBAL VARIABLES LIKE 'innodb%'")
+        }
+        wrong = [
+            f"{name} is {values[name]}, {wanted.upper()} is needed"
+            for name, wanted in _WIDE.items()
+            # Newer servers know these no more, or have them empty.
+            if values.get(name, "") not in ("", wanted) and (name != "innodb_file_per_table" or self._session.narrow)
+        ]
+        if int(values["innodb_page_size"]) < _PAGE:
+            wrong.append(f"innodb_page_size is {values['innodb_page_size']}, {_PAGE} is needed")
+        if wrong:
+            raise ConfigError(
+                f"{self.name}: the server has no room for an index over 512 characters: {'; '.join(wrong)}",
+                "docs/mysql.md, 'Which servers', has the settings",
+            )
 
     def effort(self) -> str:
         found = self._session.row(

@@ -93,8 +93,9 @@ def test_what_this_version_cannot_do_is_refused_not_ignored(peach: Peach) -> Non
 
 
 def test_commands_work_on_a_database_server(peach: Peach) -> None:
-    with databases.database("mariadb") as name:
-        at = {"PEACHCTL_DATABASE__URL": f"mysql://root@127.0.0.1:{databases.server('mariadb')['port']}/{name}"}
+    kind = databases.KINDS[0]
+    with databases.database(kind) as name:
+        at = {"PEACHCTL_DATABASE__URL": f"mysql://root@127.0.0.1:{databases.server(kind)['port']}/{name}"}
         missing = peach("queue", "list", code=2, **at).stderr
         assert "peachctl init-db" in missing and len(missing.splitlines()) <= 2
         peach("init-db", **at)

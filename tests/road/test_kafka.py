@@ -239,9 +239,9 @@ import kafka, sys
 from peachctl import serve
 spins = lambda self, **settings: [None for _ in iter(int, 1)]
 kafka.KafkaConsumer.poll = spins
-serve.serve_ingest.__kwdefaults__["stuck"] = 2.0
+serve.serve_ingest.__kwdefaults__["stuck"] = serve.IngestThread.stuck = 2.0
 from peachctl.cli import main
-sys.argv = ["peachctl", "consume", "ingest"]
+sys.argv = ["peachctl", "consume", "WHICH"]
 main()
 """
 
@@ -261,12 +261,13 @@ def test_once_without_a_broker_exits_5_when_its_patience_is_over(peach: Peach) -
 
 
 @pytest.mark.fault("F1", "B10")
-def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach, topics: Topics) -> None:
+@pytest.mark.parametrize("which", ["ingest", "all"])
+def test_a_poll_that_never_returns_ends_the_process_with_its_stacks(peach: Peach, topics: Topics, which: str) -> None:
     topics.create_all()
-    ended = script(peach, STUCK)
+    ended = script(peach, STUCK.replace("WHICH", which))
     assert ended.returncode == 70, ended.stderr
     assert "nothing has moved for 2 s" in ended.stderr
-    assert "in serve_ingest" in ended.stderr
+    assert "ingest.py" in ended.stderr and "in step" in ended.stderr
 
 
 @pytest.mark.fault("D7")

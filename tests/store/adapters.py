@@ -5,7 +5,8 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -132,7 +133,7 @@ class MysqlClient:
 def _own(kind: str) -> str:
     """A database of this process on the session's server, with the tables of `init-db`; emptied for each test."""
     known = databases.server(kind)
-    name = f"t_{uuid.uuid4().hex[:16]}"
+    name = f"t_{uuid.uuid4().hex[:14]}"  # of a user as well, which has 16 characters at most on MySQL 5.6
     databases.execute(known, f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
     place = f"mysql://root@127.0.0.1:{known['port']}/{name}"
     migrate(place_server(place))
@@ -174,6 +175,17 @@ class MysqlDatabase:
         self._opened.append(client)
         return client
 
+    @contextmanager
+    def locked(self, id: int) -> Iterator[None]:
+        """Meanwhile somebody else keeps this row locked."""
+        client = self.client()
+        client.run("START TRANSACTION")
+        client.run("SELECT id FROM queue WHERE id = ? FOR UPDATE", id)
+        try:
+            yield
+        finally:
+            client.run("ROLLBACK")
+
     def advance(self, seconds: float) -> None:
         self._passed += seconds
         for session in self._sessions:
@@ -199,8 +211,7 @@ def place_server(place: str) -> Server:
 
 ADAPTERS: dict[str, Callable[[Path], Database]] = {
     "sqlite": SqliteDatabase,
-    "mariadb": lambda _: MysqlDatabase("mariadb"),
-    "mysql": lambda _: MysqlDatabase("mysql"),
+    **{kind: lambda _, kind=kind: MysqlDatabase(kind) for kind in databases.KINDS},  # type: ignore[misc]
 }
 
 

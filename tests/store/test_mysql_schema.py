@@ -78,7 +78,7 @@ class Place:
 
     def user(self, privileges: str) -> Server:
         """A new user with these on this database, and how it enters."""
-        name = f"u_{uuid.uuid4().hex[:16]}"
+        name = f"u_{uuid.uuid4().hex[:14]}"
         self.run(f"CREATE USER {name}@'%'", f"GRANT {privileges} ON `{self.database}`.* TO {name}@'%'")
         return self.entered(name)
 
@@ -188,9 +188,15 @@ def test_the_queue_has_an_index_that_a_claim_follows_to_its_end(place: Place) ->
         "SELECT COLUMN_NAME, COLLATION FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE()"
         " AND INDEX_NAME = 'peach_queue_claim' ORDER BY SEQ_IN_INDEX"
     )
-    assert found == [("status", "A"), ("priority", "D"), ("id", "A"), ("user", "A")]
-    claim = "EXPLAIN SELECT id FROM queue WHERE status = 0 ORDER BY priority DESC, id LIMIT 1"
-    assert "filesort" not in str(place.run(claim)).lower()
+    assert [name for name, _ in found] == ["status", "priority", "id", "user"]
+    # Servers without descending indexes go through it backwards for the priority, and forwards within one.
+    claims = ["ORDER BY priority DESC LIMIT 1", "AND priority = 1 ORDER BY id LIMIT 1"]
+    if ("priority", "D") in found:
+        claims.append("ORDER BY priority DESC, id LIMIT 1")
+    assert len(claims) == 3 or place.kind not in ("mariadb", "mysql")
+    for rest in claims:
+        explained = place.run(f"EXPLAIN SELECT id FROM queue FORCE INDEX (peach_queue_claim) WHERE status = 0 {rest}")
+        assert "filesort" not in str(explained).lower()
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
@@ -532,6 +538,10 @@ def test_a_server_that_is_killed_in_the_midst_of_an_adoption_has_the_old_table_o
                     break
             own.kill()
         adopting.join(60)
+        # InnoDB of 5.6 does not start over a file that it had but begun: docs/mysql.md, "Which servers".
+        for begun in (own.home / "data" / "peach").glob("#sql*.ibd"):
+            if kind in ("mysql56", "mariadb101") and not begun.stat().st_size:
+                begun.unlink()
         own.start()
         with contextlib.closing(databases.connect(own.known, "peach")) as client:
             place = Place(kind, "peach", client)
