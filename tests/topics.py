@@ -116,7 +116,9 @@ class Topics:
 @contextmanager
 def on(broker: Broker) -> Iterator[Topics]:
     admin = KafkaAdminClient(bootstrap_servers=broker.address())
-    producer = KafkaProducer(bootstrap_servers=broker.address(), acks="all", enable_idempotence=False)
+    producer = KafkaProducer(
+        bootstrap_servers=broker.address(), acks="all", enable_idempotence=False, max_request_size=4 << 20
+    )
     try:
         yield Topics(broker, admin, producer)
     finally:

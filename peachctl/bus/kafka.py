@@ -51,6 +51,7 @@ from peachctl.bus.kafka_client import (
     topic_id,
     translated,
 )
+from peachctl.bus.kafka_dead import DeadLetters
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
@@ -85,6 +86,7 @@ class KafkaBus:
         self._client = client
         self._max_bytes = config.limits.message_bytes
         self._publisher = Publisher(self._to, self._max_bytes)
+        self._dead = DeadLetters(self._publisher, config.kafka.topic_dead)
         self._consumer: Any = None
         self._ready: deque[Message] = deque()
         # What the callback of a rebalance says, on kafka-python's own thread.
@@ -102,7 +104,6 @@ class KafkaBus:
         self._stuck: dict[TopicPartition, tuple[int, int]] = {}
         self._left_out = 0
         self._trouble: UnreachableError | None = None
-        self._dead_said: str | None = None
         self._unsent_said: str | None = None
 
     # Bus
@@ -135,26 +136,13 @@ class KafkaBus:
                 self._owed[tp] = max(offset + 1, self._owed.get(tp, 0))
         self._commit()
 
-    def reject(self, message: Message, reason: str) -> None:
-        """A copy in `kafka.topic_dead`, with its reason and origin as headers. Fails with a warning only.
+    def reject(self, message: Message, reason: str, *, field: str = "", byte_offset: int | None = None) -> None:
+        """A copy in `kafka.topic_dead` (`DeadLetters`). Fails with a warning only.
 
         None of a message that was acknowledged before: it came again to show that the topic is the same, and its copy
         was made then."""
-        if message.origin.offset < self._acked.get(_place(message), 0):
-            return
-        headers = {
-            "peachctl-reason": reason,
-            "peachctl-topic": message.origin.topic,
-            "peachctl-partition": str(message.origin.partition),
-            "peachctl-offset": str(message.origin.offset),
-        }
-        if message.size is not None:
-            headers["peachctl-size"] = str(message.size)
-        [sent] = self._publisher.send(self._config.kafka.topic_dead, [message.body], headers, patience=10.0)
-        trouble = self._publisher.trouble if sent is None else None
-        if trouble is not None and trouble != self._dead_said:
-            logger.warning("%s; refused messages are kept in the database alone (peachctl dlq list)", trouble)
-        self._dead_said = trouble
+        if message.origin.offset >= self._acked.get(_place(message), 0):
+            self._dead.copy(message, reason, field, byte_offset)
 
     def publish(self, ids: Sequence[int]) -> list[int]:
         """Announces rows in `kafka.topic_processed`, the id in decimal ASCII each. Hints: also where the broker does
