@@ -1,4 +1,4 @@
-"""Every error code of Kafka, in the answers to each request that we send: for `make proof`, and some of them for the tests.
+"""Every error code of Kafka in the answers to each request that we send: for `make proof`, and some for the tests.
 
 A real broker answers, and what stands between (tests/servers/between) changes the answer: once, or for some seconds. A
 subject is one part of peachctl that goes on through all the codes of one request. Of each message that it was given

@@ -70,9 +70,9 @@ class Between:
 class BetweenKafka(Between):
     """One that reads Kafka's frames. wrong: error codes by API key, one for each of the next answers, which says of all
     it is about that it failed, although it was done; lasting: one code by API key, and for how many seconds from the
-    first such answer. depth: in how many lists the
-    code stands in an answer of an API (0: it is of the answer as a whole); the innermost code else. An answer that has no
-    code there stays as it is. given: how many answers of each API were changed."""
+    first such answer. depth: in how many lists the code stands in an answer of an API (0: it is of the answer as a
+    whole); the innermost code else. An answer that has no code there stays as it is. given: how many answers of each
+    API were changed."""
 
     PRODUCE, FETCH, LIST_OFFSETS, METADATA, OFFSET_COMMIT, OFFSET_FETCH = 0, 1, 2, 3, 8, 9
     FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, SYNC_GROUP, INIT_PRODUCER_ID = 10, 11, 12, 14, 22
