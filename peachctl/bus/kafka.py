@@ -42,6 +42,8 @@ from peachctl.bus.kafka_client import (
     CALL,
     TopicMissing,
     assigned,
+    beginning_offsets,
+    end_offsets,
     no_topic,
     open_admin,
     open_consumer,
@@ -181,7 +183,7 @@ class KafkaBus:
         if self._consumer is None:
             return None
         try:
-            ends = self._consumer.end_offsets(list(self._acked), timeout_ms=CALL)
+            ends = end_offsets(self._consumer, self._acked)
         except KafkaError:
             return None
         return sum(max(0, int(end) - self._acked.get(tp, 0)) for tp, end in ends.items())
@@ -230,7 +232,7 @@ class KafkaBus:
         self._same_topic()
         consumer.subscribe(topics=[kafka.topic_execute], listener=_Listener(consumer, self._fresh, self._gone))
         # Waits until it knows the topic: one that joins the group before that is given nothing, and may stay so.
-        consumer.beginning_offsets([TopicPartition(kafka.topic_execute, 0)], timeout_ms=CALL)
+        beginning_offsets(consumer, [TopicPartition(kafka.topic_execute, 0)])
         self._look_at = time.monotonic() + _LOOK
         return True
 
@@ -294,12 +296,12 @@ class KafkaBus:
         fresh = sorted(self._fresh)
         if not fresh:
             return
-        beginnings = consumer.beginning_offsets(fresh, timeout_ms=CALL)
+        beginnings = beginning_offsets(consumer, fresh)
         keeps = {tp: consumer.committed(tp, timeout_ms=CALL) for tp in fresh}
         end = time.monotonic() + _SETTLING
         # A leader that was elected a moment ago may not know yet what it has.
         while True:
-            ends = consumer.end_offsets(fresh, timeout_ms=CALL)
+            ends = end_offsets(consumer, fresh)
             if all((keeps[tp] or 0) <= ends[tp] for tp in fresh) or time.monotonic() > end:
                 break
             time.sleep(0.2)
@@ -353,7 +355,7 @@ class KafkaBus:
         """Partitions that the group has no offset of, and that are ours."""
         consumer = self._consumer
         try:
-            beginnings = consumer.beginning_offsets(list(partitions), timeout_ms=CALL)
+            beginnings = beginning_offsets(consumer, partitions)
             logger.info("new partitions: %s", ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)))
             unread = {tp: self._unread(tp) for tp in beginnings}
             consumer.commit(
@@ -407,7 +409,7 @@ class KafkaBus:
             self._look_at = 0.0  # looked at by each poll until it is back
             raise
         self._same_topic()
-        ends = consumer.end_offsets(owned, timeout_ms=CALL) if owned else {}
+        ends = end_offsets(consumer, owned) if owned else {}
         stuck = {}
         for tp, end in ends.items():
             position = consumer.position(tp, timeout_ms=1000)  # which alone ends some stalls

@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from kafka.errors import (  # noqa: TID253
     InvalidTopicError,
     KafkaError,
     NoError,
+    OffsetNotAvailableError,
     RetriableError,
     SaslAuthenticationFailedError,
     UnknownTopicOrPartitionError,
@@ -482,6 +483,27 @@ def _describe(admin: KafkaAdminClient, topic: str) -> dict[str, Any] | None:
         return dict(found)
 
     return patiently(ask)
+
+
+def beginning_offsets(
+    consumer: KafkaConsumer, of: Iterable[TopicPartition], timeout: int = CALL
+) -> dict[TopicPartition, int]:
+    """The first offset of each partition. timeout: milliseconds. Raises KafkaError."""
+    return _offsets(consumer.beginning_offsets, of, timeout)
+
+
+def end_offsets(
+    consumer: KafkaConsumer, of: Iterable[TopicPartition], timeout: int = CALL
+) -> dict[TopicPartition, int]:
+    """The offset behind the last message of each partition. timeout: milliseconds. Raises KafkaError."""
+    return _offsets(consumer.end_offsets, of, timeout)
+
+
+def _offsets(ask: Callable[..., Any], of: Iterable[TopicPartition], timeout: int) -> dict[TopicPartition, int]:
+    try:
+        return dict(ask(list(of), timeout_ms=timeout))
+    except KeyError as error:  # kafka-python leaves out what the broker does not say, and then looks for it
+        raise OffsetNotAvailableError(f"the broker does not say the offsets of {error}") from error
 
 
 def assigned(admin: KafkaAdminClient, group: str, topic: str) -> set[TopicPartition] | None:

@@ -8,8 +8,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 
@@ -52,11 +53,22 @@ class Between:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._server))
                 self._open += [client, server]
-                self._connect(client, server)
+                threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
-    def _connect(self, client: socket.socket, server: socket.socket) -> None:
-        for source, sink in ((client, server), (server, client)):
-            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        """One connection to its end."""
+        ways = [threading.Thread(target=way, daemon=True) for way in self._ways(client, server)]
+        for way in ways:
+            way.start()
+        for way in ways:
+            way.join()
+        for one in (client, server):
+            with suppress(ValueError):
+                self._open.remove(one)
+            one.close()
+
+    def _ways(self, client: socket.socket, server: socket.socket) -> Sequence[Callable[[], None]]:
+        return partial(self._pass, client, server), partial(self._pass, server, client)
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -86,10 +98,9 @@ class BetweenKafka(Between):
         self.asked: dict[int, int] = {}
         self.given: dict[int, int] = {}
 
-    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+    def _ways(self, client: socket.socket, server: socket.socket) -> Sequence[Callable[[], None]]:
         requests: list[tuple[int, int]] = []
-        threading.Thread(target=self._ask, args=(client, server, requests), daemon=True).start()
-        threading.Thread(target=self._answer, args=(server, client, requests), daemon=True).start()
+        return partial(self._ask, client, server, requests), partial(self._answer, server, client, requests)
 
     def _ask(self, client: socket.socket, server: socket.socket, requests: list[tuple[int, int]]) -> None:
         for frame in _frames(client):
