@@ -259,13 +259,22 @@ def _ask(
 
 def _greet(to: Settings, host: str, port: int, timeout: float) -> None:
     where = f"{host}:{port}"
-    with socket.create_connection((host, port), timeout) as plain:
-        connection = _secure(to.context, plain, host, where)
-        with connection:
-            talk = _Talk(connection, timeout)
-            talk.ask(ApiVersionsRequest(version=0))
-            if to.mechanism is not None:
-                _authenticate(to, talk, host, where)
+    try:
+        with socket.create_connection((host, port), timeout) as plain:
+            connection = _secure(to.context, plain, host, where)
+            with connection:
+                talk = _Talk(connection, timeout)
+                talk.ask(ApiVersionsRequest(version=0))
+                if to.mechanism is not None:
+                    _authenticate(to, talk, host, where)
+    except ssl.SSLError as error:
+        # An alert that it sends: with TLS 1.3 after the handshake, when we ask for something.
+        if "ALERT" in (error.reason or "") and ("CERTIFICATE" in error.reason or "UNKNOWN_CA" in error.reason):
+            raise RefusedError(
+                f"Kafka at {where}: it wants a certificate of ours that it accepts ({_reason(error)})",
+                "see kafka.tls_cert and kafka.tls_key",
+            ) from error
+        raise
 
 
 def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, where: str) -> socket.socket:
