@@ -329,6 +329,9 @@ class Listener:
         self.woken += 1
 
     def provoke(self, request: Request) -> None:
+        if not self.events._commits:  # it was told that it must not, and has no group any more
+            self.events.stop()
+            self.events = self._listen()
         if request in _CAUSES:
             key, code = _CAUSES[request]
             self.between.wrong[key] = [code]

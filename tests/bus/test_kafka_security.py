@@ -13,7 +13,7 @@ from peachctl.config import Config
 from peachctl.errors import RefusedError
 from tests.bus.conftest import kafka_config
 from tests.servers import kafka
-from tests.topics import Topics, TopicPartition
+from tests.topics import TopicPartition, Topics
 
 
 def login(mechanism: str, user: str = kafka.USER) -> dict[str, str]:
