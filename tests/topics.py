@@ -99,7 +99,8 @@ class Topics:
 
     def pretend(self, group: str, topic: str, offset: int) -> None:
         """Has a group committed an offset."""
-        self.admin.alter_group_offsets(group, {TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)})
+        at = {TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)}
+        patiently(lambda: self.admin.alter_group_offsets(group, at))
 
     def environment(self) -> dict[str, str]:
         return {
