@@ -329,9 +329,6 @@ class Listener:
         self.woken += 1
 
     def provoke(self, request: Request) -> None:
-        if not self.events._commits:  # it was told that it must not, and has no group any more
-            self.events.stop()
-            self.events = self._listen()
         if request in _CAUSES:
             key, code = _CAUSES[request]
             self.between.wrong[key] = [code]
@@ -344,8 +341,8 @@ class Listener:
         while not (met() and self.woken > before and self.events.hears):
             if time.monotonic() > end:
                 raise Mistake(f"not heard within {PATIENCE:g} s: {self.events._said or 'and nothing is said'}")
-            if self.events.refused is not None:
-                stopped = self.events.refused
+            stopped = self.events.refused or stopped
+            if self.events.refused is not None or not self.events._commits:  # it must not, and asks no coordinator
                 self.events.stop()
                 self.events = self._listen()
             time.sleep(0.02)

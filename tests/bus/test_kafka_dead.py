@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka.admin import NewTopic  # noqa: TID253 a test needs it
 
 from peachctl.bus import Message, kafka_publish
 from peachctl.bus.kafka_client import Settings
@@ -16,14 +15,8 @@ from peachctl.store import Origin
 from tests.bus.test_kafka import Site, ingested, message
 from tests.topics import Topics
 
-DEFAULT = 1_048_588
+DEFAULT = "1048588"
 """`max.message.bytes` where nobody has set it."""
-
-
-def create_dead(topics: Topics, takes: int) -> None:
-    configs = {"max.message.bytes": str(takes)}
-    topics.admin.create_topics([NewTopic(topics.dead, 1, 1, topic_configs=configs)])
-    topics.admin.wait_for_topics([topics.dead])
 
 
 def headers(record: object) -> dict[str, str]:
@@ -43,7 +36,7 @@ def test_table_and_topic_say_origin_reason_byte_offset_and_field_also_of_what_is
 ) -> None:
     monkeypatch.setattr(kafka_publish, "_REST", 600.0)  # no copy may wait for a rest
     topics.create(topics.execute, topics.processed)
-    create_dead(topics, DEFAULT)
+    topics.create(topics.dead, max_message_bytes=DEFAULT)
     site = Site(tmp_path, hub, topics)
     good = message("w")
     large = b"x" * ((1 << 20) + 5000)
@@ -76,7 +69,7 @@ def test_table_and_topic_say_origin_reason_byte_offset_and_field_also_of_what_is
 def test_what_the_topic_takes_is_learned_once_and_what_it_never_takes_blocks_no_other(
     topics: Topics, dead: DeadLetters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    create_dead(topics, 50_000)
+    topics.create(topics.dead, max_message_bytes="50000")
     caplog.set_level(logging.WARNING)
     for number in range(3):
         dead.copy(Message(b"x" * 800_000, Origin("t", 0, number)), "malformed: no workflow")
@@ -88,7 +81,7 @@ def test_what_the_topic_takes_is_learned_once_and_what_it_never_takes_blocks_no_
 
 
 def test_texts_of_a_sender_do_not_make_a_copy_too_large(topics: Topics, dead: DeadLetters) -> None:
-    create_dead(topics, DEFAULT)
+    topics.create(topics.dead, max_message_bytes=DEFAULT)
     dead.copy(Message(b"x", Origin("t", 0, 0)), "unknown-service: " + "\ud800💥\n" * 1_000_000, "nodes[0]" * 1_000_000)
     [copy] = topics.records(topics.dead)
     assert len(headers(copy)["reason"]) <= 2000 and headers(copy)["reason"].startswith("unknown-service: \\ud800💥\\n")
