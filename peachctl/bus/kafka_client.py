@@ -516,11 +516,13 @@ def _offsets(ask: Callable[..., Any], of: Iterable[TopicPartition], timeout: int
 
 
 def assigned(admin: KafkaAdminClient, group: str, topic: str) -> set[TopicPartition] | None:
-    """The partitions of a topic that members of the group have; None while the group is changing."""
+    """The partitions of a topic that members of the group have; None while that cannot be said: the group is changing,
+    or a member says it in a way of its own. Raises KafkaError."""
     found = admin.describe_groups([group])[group]
-    if found["group_state"] not in ("Stable", "Empty", "Dead"):
+    given = [member["member_assignment"] for member in found["members"]]
+    if found["group_state"] not in ("Stable", "Empty", "Dead") or any(isinstance(one, bytes) and one for one in given):
         return None
-    kept = [one for member in found["members"] for one in member["member_assignment"]["assigned_partitions"]]
+    kept = [one for assignment in given if assignment for one in assignment["assigned_partitions"]]
     return {TopicPartition(topic, number) for one in kept if one["topic"] == topic for number in one["partitions"]}
 
 
