@@ -162,6 +162,11 @@ FAULTS = {
         "a greeting of our own says which, at once",
         "bus/kafka_client.py",
     ),
+    "B16": Fault(
+        "an error that nobody foresaw, in the answer to any request",
+        "another client is made, and it is tried again; what no waiting mends ends with its reason",
+        "bus/kafka_client.py, bus/kafka.py, bus/kafka_events.py",
+    ),
     "C1": Fault(
         "the server is killed or starts again", "whole transactions are begun again", "store/mysql_connection.py"
     ),

@@ -335,7 +335,7 @@ class Ingest:
             self._relay()
         for message, (_, letter, _) in zip(messages, judged, strict=True):
             if letter is not None and message.origin not in taken:
-                self._bus.reject(message, letter.reason)
+                self._bus.reject(message, letter.reason, field=letter.field, byte_offset=letter.byte_offset)
                 fail_point("ingest:rejected")
         if messages:
             self._bus.ack(messages)

@@ -9,7 +9,8 @@ kills: workflows are submitted, and SIGKILL hits an executor or its warm parent 
 ended; then nothing may be lost, run twice at once, or left alive. campaign: the same over Kafka and MariaDB, which are
 killed as well, with a ledger outside and the order of 2017 as a control that must fail. drain: SIGTERM to executors
 while messages flow. memory: what both consumers hold after so many messages. servers: the suites of the store and of
-its schema on each of the older databases. fuzz: mutated messages against the Avro reference.
+its schema on each of the older databases. codes: every error code of Kafka in the answers to each request that we
+send. fuzz: mutated messages against the Avro reference.
 """
 
 import argparse
@@ -257,6 +258,29 @@ def servers(arguments: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
+def codes(arguments: argparse.Namespace) -> int:
+    """Each error code of Kafka (`count` at random, where that is less) in the answers to each request: no message may
+    be lost, and nothing stop in silence."""
+    from tests.bus import codes as campaign
+    from tests.servers import kafka
+
+    begun = time.monotonic()
+    chosen = sorted(random.Random(arguments.seed).sample(campaign.CODES, min(arguments.count, len(campaign.CODES))))
+    lasts = sorted(set(chosen) & set(campaign.LASTS))
+    with _peach() as peach:
+        outcome = campaign.run(
+            kafka.shared(),
+            peach.home,
+            peach.hub,
+            codes=chosen,
+            lasts=lasts,
+            say=lambda text: print(text, flush=True),
+        )
+    if not outcome.mistakes:
+        note("codes", f"{len(chosen)} codes: {outcome}; {time.monotonic() - begun:.0f} s", arguments.seed)
+    return int(bool(outcome.mistakes))
+
+
 def fuzz(arguments: argparse.Namespace) -> int:
     """The program of benchmarks/ does it; here its figures are kept."""
     program = TOP / "benchmarks" / "fuzz_wire.py"
@@ -275,8 +299,16 @@ def main() -> int:
     )
     from tests.servers import install
 
-    known = {"kills": kills, "campaign": campaign, "drain": drain, "memory": memory, "servers": servers, "fuzz": fuzz}
-    counts = {"kills": 100, "drain": 200, "fuzz": 5_000_000}
+    known = {
+        "kills": kills,
+        "campaign": campaign,
+        "drain": drain,
+        "memory": memory,
+        "servers": servers,
+        "codes": codes,
+        "fuzz": fuzz,
+    }
+    counts = {"kills": 100, "drain": 200, "codes": 1000, "fuzz": 5_000_000}
     campaigns = parser.add_subparsers(metavar="|".join(known))
     for name, work in known.items():
         one = campaigns.add_parser(name, help=work.__doc__)

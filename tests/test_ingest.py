@@ -376,7 +376,7 @@ def test_a_file_that_was_written_on_after_it_was_filed_is_filed_again_with_what_
 ) -> None:
     """Its writer is another user; the process that had filed it was killed before it was acknowledged."""
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **_named: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FolderBus, "reject", killed)
@@ -401,7 +401,7 @@ def test_a_message_that_was_taken_and_comes_again_is_not_refused_for_a_service_t
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rejected: list[str] = []
-    monkeypatch.setattr(place.bus, "reject", lambda message, reason: rejected.append(reason))
+    monkeypatch.setattr(place.bus, "reject", lambda message, reason, **_: rejected.append(reason))
     message = Message(json.dumps(DIAMOND).encode(), Origin("t", 0, 7), "x.json")
     hub = find_services(place.hub)
     for services in (hub.services, [one for one in hub.services if one.service.id != "Split"]):

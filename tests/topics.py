@@ -99,7 +99,8 @@ class Topics:
 
     def pretend(self, group: str, topic: str, offset: int) -> None:
         """Has a group committed an offset."""
-        self.admin.alter_group_offsets(group, {TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)})
+        at = {TopicPartition(topic, 0): OffsetAndMetadata(offset, "", -1)}
+        patiently(lambda: self.admin.alter_group_offsets(group, at))
 
     def environment(self) -> dict[str, str]:
         return {
@@ -116,7 +117,9 @@ class Topics:
 @contextmanager
 def on(broker: Broker) -> Iterator[Topics]:
     admin = KafkaAdminClient(bootstrap_servers=broker.address())
-    producer = KafkaProducer(bootstrap_servers=broker.address(), acks="all", enable_idempotence=False)
+    producer = KafkaProducer(
+        bootstrap_servers=broker.address(), acks="all", enable_idempotence=False, max_request_size=4 << 20
+    )
     try:
         yield Topics(broker, admin, producer)
     finally:

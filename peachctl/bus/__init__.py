@@ -42,8 +42,9 @@ class Bus(Protocol):
         """These are filed (or are dead letters in the store); they do not come again."""
         ...
 
-    def reject(self, message: Message, reason: str) -> None:
-        """Sets a refused message aside beside its reason, where people find it. A copy: the store counts."""
+    def reject(self, message: Message, reason: str, *, field: str = "", byte_offset: int | None = None) -> None:
+        """Sets a refused message aside beside its reason, where people find it. A copy: the store counts. field,
+        byte_offset: of what is wrong, as in a letter."""
         ...
 
     def publish(self, ids: Sequence[int]) -> list[int]:

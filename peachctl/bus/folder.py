@@ -151,7 +151,8 @@ class FolderBus:
                 logger.warning("%s cannot be removed: %s", printable(str(held.path)), error.strerror)
             os.close(held.fd)
 
-    def reject(self, message: Message, reason: str) -> None:
+    # The reason of what does not decode says its place as well.
+    def reject(self, message: Message, reason: str, *, field: str = "", byte_offset: int | None = None) -> None:  # noqa: ARG002
         """Moves the file to `.refused`, beside `<name>.reason.txt`. Fails with a warning only: the store counts."""
         held = self._held.pop(message.origin.offset, None)
         if held is None or self._inbox is None or self._has_grown(message.origin.offset, held):

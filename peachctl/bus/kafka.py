@@ -15,7 +15,8 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   nothing. Partitions that appear later begin at their beginning.
 - Whatever comes out of `poll` as an exception ends that consumer, and a new one is made: after some errors the next
   `poll` of kafka-python never returns. One that stops delivering while there is something to deliver (after a change
-  of the leader's epoch) is replaced as well.
+  of the leader's epoch) is replaced as well, and one that was given nothing while partitions are nobody's (it was told
+  an error in place of the topic, joined without it, and may stay so).
 """
 
 import hashlib
@@ -40,14 +41,19 @@ from peachctl.bus import Message
 from peachctl.bus.kafka_client import (
     CALL,
     TopicMissing,
+    assigned,
+    beginning_offsets,
+    end_offsets,
     no_topic,
     open_admin,
     open_consumer,
+    partitions,
     reach,
     settings,
     topic_id,
     translated,
 )
+from peachctl.bus.kafka_dead import DeadLetters
 from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
@@ -61,6 +67,7 @@ PRIORITY_HEADER = "peachctl-priority"
 
 _MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
+_AGAIN = 1.0  # seconds between the consumers that are made
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
 _STALLED = 4  # looks at the same position with something behind it
@@ -81,6 +88,7 @@ class KafkaBus:
         self._client = client
         self._max_bytes = config.limits.message_bytes
         self._publisher = Publisher(self._to, self._max_bytes)
+        self._dead = DeadLetters(self._publisher, config.kafka.topic_dead)
         self._consumer: Any = None
         self._ready: deque[Message] = deque()
         # What the callback of a rebalance says, on kafka-python's own thread.
@@ -96,8 +104,8 @@ class KafkaBus:
         self._again_at = 0.0
         self._look_at = time.monotonic() + _LOOK
         self._stuck: dict[TopicPartition, tuple[int, int]] = {}
+        self._left_out = 0
         self._trouble: UnreachableError | None = None
-        self._dead_said: str | None = None
         self._unsent_said: str | None = None
 
     # Bus
@@ -130,26 +138,13 @@ class KafkaBus:
                 self._owed[tp] = max(offset + 1, self._owed.get(tp, 0))
         self._commit()
 
-    def reject(self, message: Message, reason: str) -> None:
-        """A copy in `kafka.topic_dead`, with its reason and origin as headers. Fails with a warning only.
+    def reject(self, message: Message, reason: str, *, field: str = "", byte_offset: int | None = None) -> None:
+        """A copy in `kafka.topic_dead` (`DeadLetters`). Fails with a warning only.
 
         None of a message that was acknowledged before: it came again to show that the topic is the same, and its copy
         was made then."""
-        if message.origin.offset < self._acked.get(_place(message), 0):
-            return
-        headers = {
-            "peachctl-reason": reason,
-            "peachctl-topic": message.origin.topic,
-            "peachctl-partition": str(message.origin.partition),
-            "peachctl-offset": str(message.origin.offset),
-        }
-        if message.size is not None:
-            headers["peachctl-size"] = str(message.size)
-        [sent] = self._publisher.send(self._config.kafka.topic_dead, [message.body], headers, patience=10.0)
-        trouble = self._publisher.trouble if sent is None else None
-        if trouble is not None and trouble != self._dead_said:
-            logger.warning("%s; refused messages are kept in the database alone (peachctl dlq list)", trouble)
-        self._dead_said = trouble
+        if message.origin.offset >= self._acked.get(_place(message), 0):
+            self._dead.copy(message, reason, field, byte_offset)
 
     def publish(self, ids: Sequence[int]) -> list[int]:
         """Announces rows in `kafka.topic_processed`, the id in decimal ASCII each. Hints: also where the broker does
@@ -188,7 +183,7 @@ class KafkaBus:
         if self._consumer is None:
             return None
         try:
-            ends = self._consumer.end_offsets(list(self._acked), timeout_ms=CALL)
+            ends = end_offsets(self._consumer, self._acked)
         except KafkaError:
             return None
         return sum(max(0, int(end) - self._acked.get(tp, 0)) for tp, end in ends.items())
@@ -201,7 +196,7 @@ class KafkaBus:
     # The consumer
 
     def _open(self, timeout: float) -> bool:
-        """Whether there is a consumer. Where there is none it is made; not more often than each second."""
+        """Whether there is a consumer. Where there is none it is made, though not at once."""
         if self._consumer is not None:
             return True
         wait = self._again_at - time.monotonic()
@@ -211,7 +206,7 @@ class KafkaBus:
                 if self._trouble is not None:
                     raise self._trouble
                 return False
-        self._again_at = time.monotonic() + 1.0
+        self._again_at = time.monotonic() + _AGAIN
         kafka = self._config.kafka
         try:
             reach(self._to, 1.0)
@@ -237,7 +232,7 @@ class KafkaBus:
         self._same_topic()
         consumer.subscribe(topics=[kafka.topic_execute], listener=_Listener(consumer, self._fresh, self._gone))
         # Waits until it knows the topic: one that joins the group before that is given nothing, and may stay so.
-        consumer.beginning_offsets([TopicPartition(kafka.topic_execute, 0)], timeout_ms=CALL)
+        beginning_offsets(consumer, [TopicPartition(kafka.topic_execute, 0)])
         self._look_at = time.monotonic() + _LOOK
         return True
 
@@ -301,12 +296,12 @@ class KafkaBus:
         fresh = sorted(self._fresh)
         if not fresh:
             return
-        beginnings = consumer.beginning_offsets(fresh, timeout_ms=CALL)
+        beginnings = beginning_offsets(consumer, fresh)
         keeps = {tp: consumer.committed(tp, timeout_ms=CALL) for tp in fresh}
         end = time.monotonic() + _SETTLING
         # A leader that was elected a moment ago may not know yet what it has.
         while True:
-            ends = consumer.end_offsets(fresh, timeout_ms=CALL)
+            ends = end_offsets(consumer, fresh)
             if all((keeps[tp] or 0) <= ends[tp] for tp in fresh) or time.monotonic() > end:
                 break
             time.sleep(0.2)
@@ -360,7 +355,7 @@ class KafkaBus:
         """Partitions that the group has no offset of, and that are ours."""
         consumer = self._consumer
         try:
-            beginnings = consumer.beginning_offsets(list(partitions), timeout_ms=CALL)
+            beginnings = beginning_offsets(consumer, partitions)
             logger.info("new partitions: %s", ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)))
             unread = {tp: self._unread(tp) for tp in beginnings}
             consumer.commit(
@@ -414,7 +409,7 @@ class KafkaBus:
             self._look_at = 0.0  # looked at by each poll until it is back
             raise
         self._same_topic()
-        ends = consumer.end_offsets(owned, timeout_ms=CALL) if owned else {}
+        ends = end_offsets(consumer, owned) if owned else {}
         stuck = {}
         for tp, end in ends.items():
             position = consumer.position(tp, timeout_ms=1000)  # which alone ends some stalls
@@ -422,11 +417,26 @@ class KafkaBus:
                 before, looks = self._stuck.get(tp, (position, 0))
                 stuck[tp] = (position, looks + 1 if before == position else 1)
         self._stuck = stuck
-        if any(looks >= _STALLED for _, looks in stuck.values()):
+        self._left_out = 0 if consumer.assignment() or self._shared_out() else self._left_out + 1
+        if self._left_out >= _STALLED:
+            logger.warning("partitions of the topic are nobody's; another consumer is made")
+            self._drop()
+        elif any(looks >= _STALLED for _, looks in stuck.values()):
             logger.warning(
                 "nothing comes from %s although there is something; another consumer is made", self._to.where
             )
             self._drop()
+
+    def _shared_out(self) -> bool:
+        """Whether the members of the group have all partitions, as far as can be said: then there is none for us. One
+        that was told an error in place of the topic joins as if it had no partition, and shares out none for long."""
+        kafka = self._config.kafka
+        try:
+            known = assigned(self._admin, kafka.group_ingest, kafka.topic_execute)
+            return known is None or set(partitions(self._admin, kafka.topic_execute)) <= known
+        except KafkaError as error:
+            logger.debug("the members of the group are not known: %s", error)
+            return True
 
     def _failed(self, error: KafkaError) -> NoReturn:
         """An error out of kafka-python: this consumer is not used any more."""
@@ -439,6 +449,7 @@ class KafkaBus:
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         admin, self._admin = self._admin, None
+        self._left_out = 0
         for kept in (
             self._ready,
             self._fresh,

@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -29,9 +29,15 @@ from kafka import (  # noqa: TID253 this module is imported inside functions onl
 from kafka.coordinator.assignors.range import RangePartitionAssignor  # noqa: TID253
 from kafka.errors import (  # noqa: TID253
     AuthorizationError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    InvalidTopicError,
     KafkaError,
+    NoError,
+    OffsetNotAvailableError,
     RetriableError,
     SaslAuthenticationFailedError,
+    UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
     for_code,
 )
@@ -60,6 +66,16 @@ _MOMENT = 0.3  # of silence, after which another server is asked as well
 _FETCH_BYTES = 8 << 20
 _CLIENT = "peachctl"
 _answered: dict[tuple[str, ...], str] = {}
+
+_UNUSABLE: dict[type[KafkaError], tuple[str, str]] = {
+    InvalidTopicError: ("the name of a topic", "see kafka.topic_execute and its like"),
+    InvalidGroupIdError: ("the name of the group", "see kafka.group_ingest"),
+    InvalidSessionTimeoutError: (
+        "kafka.session_timeout",
+        "it takes what is between its group.min.session.timeout.ms and group.max.session.timeout.ms",
+    ),
+}
+"""What the broker says of our configuration, and will say again."""
 
 
 class TopicMissing(UnreachableError):
@@ -243,13 +259,22 @@ def _ask(
 
 def _greet(to: Settings, host: str, port: int, timeout: float) -> None:
     where = f"{host}:{port}"
-    with socket.create_connection((host, port), timeout) as plain:
-        connection = _secure(to.context, plain, host, where)
-        with connection:
-            talk = _Talk(connection, timeout)
-            talk.ask(ApiVersionsRequest(version=0))
-            if to.mechanism is not None:
-                _authenticate(to, talk, host, where)
+    try:
+        with socket.create_connection((host, port), timeout) as plain:
+            connection = _secure(to.context, plain, host, where)
+            with connection:
+                talk = _Talk(connection, timeout)
+                talk.ask(ApiVersionsRequest(version=0))
+                if to.mechanism is not None:
+                    _authenticate(to, talk, host, where)
+    except ssl.SSLError as error:
+        # An alert that it sends: with TLS 1.3 after the handshake, when we ask for something.
+        if "ALERT" in (error.reason or "") and ("CERTIFICATE" in error.reason or "UNKNOWN_CA" in error.reason):
+            raise RefusedError(
+                f"Kafka at {where}: it wants a certificate of ours that it accepts ({_reason(error)})",
+                "see kafka.tls_cert and kafka.tls_key",
+            ) from error
+        raise
 
 
 def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, where: str) -> socket.socket:
@@ -347,7 +372,10 @@ def no_topic(to: Settings, topic: str) -> TopicMissing:
 
 
 def translated(error: KafkaError, to: Settings, what: str) -> PeachError:
-    """An error of kafka-python in our words. what: what could not be done, such as `the topics cannot be listed`."""
+    """An error of kafka-python in our words. what: what could not be done, such as `the topics cannot be listed`.
+
+    RefusedError and ConfigError end a consumer, for waiting mends nothing: a right, a login, a name or a time-out that
+    the broker does not take. Whatever else a broker says, known or not, is waited for."""
     if isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError):
         return RefusedError(f"Kafka at {to.where} does not accept the user {to.username} any more: {what}")
     if isinstance(error, AuthorizationError):
@@ -355,6 +383,9 @@ def translated(error: KafkaError, to: Settings, what: str) -> PeachError:
         return RefusedError(
             f"Kafka does not allow {who} this: {what} ({type(error).__name__})", "give it the rights (docs/kafka.md)"
         )
+    if type(error) in _UNUSABLE:
+        which, hint = _UNUSABLE[type(error)]
+        return ConfigError(f"Kafka at {to.where} does not take {which}: {what}", hint)
     return UnreachableError(f"Kafka at {to.where}: {what}: {_reason(error)}")
 
 
@@ -432,24 +463,67 @@ def patiently(call: Callable[[], T], seconds: float = 15.0) -> T:
 
 
 def partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
-    """Those of a topic, in order; none where it is not there."""
-    found = patiently(lambda: admin.describe_topics([topic]))
-    return sorted(
-        TopicPartition(topic, one["partition_index"])
-        for described in found
-        if described["name"] == topic and not described["error_code"]
-        for one in described["partitions"]
-    )
+    """Those of a topic, in order; none where it is not there. Raises KafkaError."""
+    described = _describe(admin, topic)
+    found = [] if described is None else described["partitions"]
+    return sorted(TopicPartition(topic, one["partition_index"]) for one in found)
 
 
 def topic_id(admin: KafkaAdminClient, topic: str) -> str | None:
     """What tells a topic from one of that name made later; '' from brokers that do not know; None where there is no
-    such topic."""
-    [found] = patiently(lambda: admin.describe_topics([topic]))
-    if found["error_code"]:
+    such topic. Raises KafkaError."""
+    described = _describe(admin, topic)
+    if described is None:
         return None
-    given = str(found.get("topic_id") or "")
+    given = str(described.get("topic_id") or "")
     return "" if not given.strip("0-") else given
+
+
+def _describe(admin: KafkaAdminClient, topic: str) -> dict[str, Any] | None:
+    """None where there is no such topic. kafka-python hands out other errors as if they were an answer."""
+
+    def ask() -> dict[str, Any] | None:
+        [found] = admin.describe_topics([topic])
+        error = for_code(found["error_code"])
+        if error is UnknownTopicOrPartitionError:
+            return None
+        if error is not NoError:
+            raise error(topic)
+        return dict(found)
+
+    return patiently(ask)
+
+
+def beginning_offsets(
+    consumer: KafkaConsumer, of: Iterable[TopicPartition], timeout: int = CALL
+) -> dict[TopicPartition, int]:
+    """The first offset of each partition. timeout: milliseconds. Raises KafkaError."""
+    return _offsets(consumer.beginning_offsets, of, timeout)
+
+
+def end_offsets(
+    consumer: KafkaConsumer, of: Iterable[TopicPartition], timeout: int = CALL
+) -> dict[TopicPartition, int]:
+    """The offset behind the last message of each partition. timeout: milliseconds. Raises KafkaError."""
+    return _offsets(consumer.end_offsets, of, timeout)
+
+
+def _offsets(ask: Callable[..., Any], of: Iterable[TopicPartition], timeout: int) -> dict[TopicPartition, int]:
+    try:
+        return dict(ask(list(of), timeout_ms=timeout))
+    except KeyError as error:  # kafka-python leaves out what the broker does not say, and then looks for it
+        raise OffsetNotAvailableError(f"the broker does not say the offsets of {error}") from error
+
+
+def assigned(admin: KafkaAdminClient, group: str, topic: str) -> set[TopicPartition] | None:
+    """The partitions of a topic that members of the group have; None while that cannot be said: the group is changing,
+    or a member says it in a way of its own. Raises KafkaError."""
+    found = admin.describe_groups([group])[group]
+    given = [member["member_assignment"] for member in found["members"]]
+    if found["group_state"] not in ("Stable", "Empty", "Dead") or any(isinstance(one, bytes) and one for one in given):
+        return None
+    kept = [one for assignment in given if assignment for one in assignment["assigned_partitions"]]
+    return {TopicPartition(topic, number) for one in kept if one["topic"] == topic for number in one["partitions"]}
 
 
 def committed(admin: KafkaAdminClient, group: str, topic: str) -> dict[TopicPartition, int]:

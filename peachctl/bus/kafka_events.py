@@ -213,7 +213,9 @@ class _Listener(threading.Thread):
 
     def _compare(self, consumer: Any, *, heard: bool) -> None:
         """Raises where the broker does not answer, and where the consumer stands still before what it could read."""
-        ends = consumer.end_offsets(list(consumer.assignment()), timeout_ms=self._events._reply)
+        from peachctl.bus.kafka_client import end_offsets
+
+        ends = end_offsets(consumer, consumer.assignment(), self._events._reply)
         self.beat = time.monotonic()
         positions = {one: consumer.position(one, timeout_ms=self._events._reply) for one in ends}
         self.lag = sum(max(0, ends[one] - (positions[one] or 0)) for one in ends)

@@ -4,7 +4,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kafka.errors import KafkaError  # noqa: TID253 this module is imported inside functions only
+from kafka.errors import (  # noqa: TID253 this module is imported inside functions only
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 
 from peachctl.bus.kafka_client import Settings, close_producer, open_producer, reach, translated
 from peachctl.errors import RefusedError, UnreachableError
@@ -17,7 +21,8 @@ class Publisher:
     """A producer that is made when it is needed, and thrown away after any failure: kafka-python's stays broken after
     an error that it does not try again, whatever the broker does.
 
-    largest: bytes of a value. trouble: why the last call did not have all acknowledged, else None.
+    largest: bytes of a value. trouble: why the last call did not have all acknowledged, else None. too_large: whether
+    that was the size of a value.
     """
 
     def __init__(self, to: Settings, largest: int = 1 << 20) -> None:
@@ -26,12 +31,15 @@ class Publisher:
         self._producer: Any = None
         self._rests: dict[str, tuple[float, str]] = {}  # until when, and why, by topic
         self.trouble: str | None = None
+        self.too_large = False
 
     def send(
         self, topic: str, values: Sequence[bytes], headers: Mapping[str, str] | None = None, patience: float = 35.0
     ) -> list[Origin | None]:
         """Where each value stands in the topic now; None for one that was not acknowledged within `patience` seconds
-        (it may stand there all the same). After a failure nothing is sent to that topic for some seconds."""
+        (it may stand there all the same). After a failure nothing is sent to that topic for some seconds, unless a
+        value was too large: that says nothing of others."""
+        self.too_large = False
         if not values:
             return []
         end = time.monotonic() + patience
@@ -65,6 +73,7 @@ class Publisher:
                 sent.append(None)
         if failure is not None:
             self.close(0.0)
+            self.too_large = isinstance(failure, MessageSizeTooLargeError | RecordListTooLargeError)
             self._failed(topic, translated(failure, self._to, f"nothing can be sent to the topic {topic}").message)
         return sent + [None] * (len(values) - len(sent))
 
@@ -76,7 +85,8 @@ class Publisher:
 
     def _failed(self, topic: str, why: str) -> None:
         self.trouble = why
-        self._rests[topic] = (time.monotonic() + _REST, why)
+        if not self.too_large:
+            self._rests[topic] = (time.monotonic() + _REST, why)
 
     def close(self, timeout: float = 5.0) -> None:
         """Waits at most that many seconds for what is under way."""

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaConsumer  # noqa: TID253 a test needs it
+from kafka.coordinator.assignors.range import RangePartitionAssignor  # noqa: TID253
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment  # noqa: TID253
 
 from peachctl import wire
 from peachctl.bus import kafka_publish, kafka_start
@@ -135,11 +138,7 @@ def test_the_header_says_the_priority_and_a_bad_one_is_no_reason_to_refuse(site:
 def test_a_null_value_is_an_empty_message_and_one_beyond_the_limit_is_a_letter_that_says_its_size(site: Site) -> None:
     site.topics.producer.send(site.topics.execute, None, key=b"k").get(10)
     large = b"x" * (site.bus()._max_bytes + 5000)
-    from tests.topics import KafkaProducer
-
-    with_room = KafkaProducer(bootstrap_servers=site.topics.broker.address(), max_request_size=4 << 20)
-    with_room.send(site.topics.execute, large).get(10)
-    with_room.close()
+    site.topics.send(site.topics.execute, large)
     site.send("good")
     ingested(site, site.loop())
     assert site.names() == ["good"]
@@ -508,6 +507,50 @@ def test_a_consumer_that_delivers_nothing_although_there_is_something_is_replace
     [got] = take(bus, 1)
     assert got.origin.offset == 0
     assert any("another consumer is made" in line for line in caplog.messages)
+
+
+def test_a_consumer_that_was_given_nothing_is_replaced_while_partitions_are_nobodys_and_only_then(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from peachctl.bus import kafka as module
+
+    monkeypatch.setattr(module, "_LOOK", 0.1)
+    monkeypatch.setattr(module, "_AGAIN", 0.1)
+
+    def replaced() -> bool:
+        return any("are nobody's" in line for line in caplog.messages)
+
+    # The first one, who shares out, gives no partition to anybody.
+    miser = KafkaConsumer(
+        site.topics.execute,
+        bootstrap_servers=site.topics.broker.address(),
+        group_id=site.topics.group_ingest,
+        partition_assignment_strategy=(GivesNothing,),
+        heartbeat_interval_ms=100,
+    )
+    until(lambda: miser.poll(timeout_ms=200) == {} and miser._coordinator.generation() is not None)
+    bus = site.bus()
+    until(lambda: miser.poll(timeout_ms=50) == {} and bus.poll(0.05, 10) == [] and replaced())
+    miser.close()
+    site.send("one")
+    assert len(take(bus, 1)) == 1
+    # Beside one who has the only partition another one waits, and is left in peace.
+    caplog.clear()
+    waits = site.bus()
+    until(lambda: bus.poll(0.05, 10) == [] and waits.poll(0.05, 10) == [] and waits._consumer is not None)
+    consumer, looks = waits._consumer, set[float]()
+    while len(looks) < 8:
+        assert bus.poll(0.05, 10) == waits.poll(0.05, 10) == []
+        looks.add(waits._look_at)
+    assert waits._consumer is consumer and not replaced()
+
+
+class GivesNothing(RangePartitionAssignor):  # type: ignore[misc]
+    """As it happens to one that was told an error in place of the topic."""
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Any) -> Any:
+        return {one.member_id: ConsumerProtocolAssignment(cls.version, [], b"") for one in members}
 
 
 @pytest.mark.fault("B8")

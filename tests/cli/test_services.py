@@ -1,6 +1,7 @@
 """`services` and `example` as real processes."""
 
 import json
+import shutil
 from pathlib import Path
 
 from peachctl import wire
@@ -84,3 +85,25 @@ def test_services_publish_sends_the_newest_of_each_or_says_in_one_line_why_not(p
         at.create(small, max_message_bytes="200")
         refused = peach("services", "publish", "--once", code=1, PEACHCTL_KAFKA__TOPIC_SERVICES=small).stderr
         assert refused.count("\n") == 2 and "max.message.bytes" in refused
+
+
+def test_two_that_publish_again_and_again_do_no_harm_and_an_ingest_that_is_told_not_to_publishes_nothing(
+    peach: Peach,
+) -> None:
+    other = make_hub(peach.home / "hub")
+    shutil.rmtree(other / "Text")  # its list would be another one
+    with topics.on(kafka.shared()) as at:
+        peach.env.update(at.environment())
+        at.create_all()
+        at.send(at.execute, b"no workflow")
+        silent = {"PEACHCTL_SERVICES__PUBLISH_EVERY": "0", "PEACHCTL_FOLDERS__HUB": str(other)}
+        started = [peach.start("consume", "ingest", **silent)]
+        peach.until(lambda: at.committed(at.group_ingest, at.execute) == 1)
+        started += [peach.start("services", "publish", PEACHCTL_SERVICES__PUBLISH_EVERY="1s") for _ in range(2)]
+        peach.until(lambda: len(at.records(at.services)) >= 5)
+        for process in started:
+            process.terminate()
+        assert [process.wait(20) for process in started] == [0, 0, 0]
+        lists = [record.value for record in at.records(at.services)]
+    assert {tuple(wire.decode_services(one)) for one in lists} == {tuple(newest(find_services(peach.hub)))}
+    assert len(set(lists)) == 1

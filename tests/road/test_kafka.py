@@ -1,5 +1,6 @@
 """`consume ingest` over Kafka as a real process: kills, brokers that go and come, who may connect, how it ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from peachctl import wire
+from peachctl.bus.kafka_start import OLD_GROUP
 from tests.conftest import Peach, node, workflow
-from tests.servers import kafka
+from tests.servers import databases, kafka
+from tests.store.test_mysql_schema import NEXT, ROWS, Place
 from tests.topics import Topics, on
 
 
@@ -117,23 +120,69 @@ def test_sigterm_is_heard_in_time_while_the_broker_hangs(peach: Peach) -> None:
         broker.stop()
 
 
-def test_a_broker_of_the_line_before_4_does_as_well(peach: Peach) -> None:
+# The change-over
+
+
+@contextlib.contextmanager
+def of_2017(peach: Peach) -> Iterator[Place]:
+    """A database of 2017 that `init-db` adopts."""
+    kind = databases.KINDS[0]
+    known = databases.server(kind)
+    with databases.database(kind) as name, contextlib.closing(databases.connect(known, name)) as client:
+        place = Place(kind, name, client)
+        place.make_old()
+        peach.env["PEACHCTL_DATABASE__URL"] = f"mysql://root@127.0.0.1:{known['port']}/{name}"
+        assert "adopt" in peach("init-db").stdout
+        yield place
+
+
+def since(peach: Peach) -> list[tuple[str, str]]:
+    """Name and status of the rows that came after those of 2017."""
+    return [(row["name"], row["status"]) for row in peach.rows() if row["id"] >= NEXT]
+
+
+def test_on_a_broker_of_the_line_before_4_both_consumers_go_on_where_the_backend_of_2017_ended(peach: Peach) -> None:
     broker = kafka.private("old-kafka")
     try:
-        with on(broker) as topics:
+        with on(broker) as topics, of_2017(peach) as place:
             prepared(peach, topics)
             assert "missing" in peach.inside("init-kafka", "--check")
             assert "created" in peach.inside("init-kafka", "--partitions", "1")
             assert "missing" not in peach.inside("init-kafka", "--check")
-            send(topics, "one")
+            send(topics, "done in 2017", "one")
             topics.send(topics.execute, b"bad")
-            peach("consume", "ingest", "--once")
-            assert names(peach) == ["one"]
-            assert [one.value for one in topics.records(topics.processed)] == [b"1"]
+            topics.pretend(OLD_GROUP, topics.execute, 1)
+            executor = peach.start("consume", "execute")
+            took = peach("consume", "ingest", "--once")
+            assert f"beginning where the 2017 backend (group {OLD_GROUP}) ended: 0:1" in took.stderr
+            peach.until(lambda: since(peach) == [("one", "success")])
+            # It listened on such a broker as well, and left its position behind.
+            executor.terminate()
+            assert executor.wait(20) == 0
+            assert topics.committed(topics.group_execute, topics.processed) == 1
+            assert [one.value for one in topics.records(topics.processed)] == [b"%d" % NEXT]
             assert [one.value for one in topics.records(topics.dead)] == [b"bad"]
-            assert topics.committed(topics.group_ingest, topics.execute) == 2
+            assert topics.committed(topics.group_ingest, topics.execute) == 3
+            assert topics.committed(OLD_GROUP, topics.execute) == 1
+            assert [row for row in place.rows() if row[0] < NEXT] == ROWS
     finally:
         broker.stop()
+
+
+def test_after_an_adoption_ingest_does_not_begin_before_the_operator_has_chosen(peach: Peach, topics: Topics) -> None:
+    topics.create_all()
+    send(topics, "done in 2017")
+    with of_2017(peach) as place:
+        for command in (("consume", "ingest", "--once"), ("consume", "all")):
+            refused = peach(*command, code=2).stderr
+            assert "has no offsets in the topic" in refused and 'kafka.start = "latest"' in refused
+        assert topics.committed(topics.group_ingest, topics.execute) is None and since(peach) == []
+        peach("consume", "ingest", "--once", PEACHCTL_KAFKA__START="latest")
+        send(topics, "one")
+        # What was chosen counts once and for all.
+        peach("consume", "ingest", "--once")
+        assert since(peach) == [("one", "queued")]
+        assert [row for row in place.rows() if row[0] < NEXT] == ROWS
 
 
 def test_a_topic_made_anew_exits_1_and_its_acceptance_may_be_killed_at_any_step(peach: Peach, topics: Topics) -> None:

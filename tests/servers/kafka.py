@@ -1,4 +1,5 @@
-"""Apache Kafka as the suite uses it: one node (KRaft) with a listener of each security protocol.
+"""Apache Kafka as the suite uses it: one node (KRaft) with a listener of each security protocol, and two more with TLS:
+one that asks for a certificate (`client.pem`), and one whose own has expired.
 
 Users, on both SASL listeners: `USER` with `PASSWORD`, by PLAIN and by SCRAM. The SSL listener is advertised as
 `localhost`, and its certificate has no other name; the one of SASL_SSL is also good for 127.0.0.1.
@@ -21,7 +22,22 @@ USER = "peach"
 PASSWORD = "canary-Q7xK2-broker"
 """Must not be in any output of anything."""
 
-LISTENERS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
+LISTENERS = {
+    "plaintext": "PLAINTEXT",
+    "ssl": "SSL",
+    "sasl_plaintext": "SASL_PLAINTEXT",
+    "sasl_ssl": "SASL_SSL",
+    "mtls": "SSL",
+    "expired": "SSL",
+}
+"""The protocol of each."""
+
+CERTIFICATES = {
+    # name: the names it is good for, and for how many days
+    "ssl": ("DNS:localhost", 2),
+    **dict.fromkeys(("sasl_ssl", "mtls", "client"), ("DNS:localhost,IP:127.0.0.1", 2)),
+    "expired": ("DNS:localhost,IP:127.0.0.1", -1),
+}
 
 
 @dataclass
@@ -110,7 +126,7 @@ class Broker:
             "advertised.listeners="
             + ",".join(f"{name.upper()}://{host[name]}:{self.ports[name]}" for name in LISTENERS),
             "listener.security.protocol.map=CONTROLLER:PLAINTEXT,"
-            + ",".join(f"{name.upper()}:{name.upper()}" for name in LISTENERS),
+            + ",".join(f"{name.upper()}:{protocol}" for name, protocol in LISTENERS.items()),
             "inter.broker.listener.name=PLAINTEXT",
             f"log.dirs={self.home}/log",
             # What a single node for seconds wants: no waiting for members, one replica, small internal topics.
@@ -133,7 +149,8 @@ class Broker:
             "ssl.keystore.type=PEM",
             "ssl.truststore.type=PEM",
         ]
-        for name in ("ssl", "sasl_ssl"):
+        lines.append("listener.name.mtls.ssl.client.auth=required")
+        for name in ("ssl", "sasl_ssl", "mtls", "expired"):
             lines.append(f"listener.name.{name}.ssl.keystore.location={self.home}/{name}.pem")
             lines.append(f"listener.name.{name}.ssl.truststore.location={self.home}/ca.pem")
         for name in ("sasl_plaintext", "sasl_ssl"):
@@ -150,7 +167,8 @@ class Broker:
 
 
 def make_certificates(home: Path) -> None:
-    """A CA, and a key with certificate for each listener with TLS, as one PEM each; also a CA that signed nothing."""
+    """A CA, and a key with certificate for each listener with TLS and for a client, as one PEM each; also a CA that
+    signed nothing."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=home, check=True, capture_output=True)
@@ -160,10 +178,20 @@ def make_certificates(home: Path) -> None:
         openssl(
             "req", "-x509", *key, "-days", "2", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"
         )
-    for name, alternatives in {"ssl": "DNS:localhost", "sasl_ssl": "DNS:localhost,IP:127.0.0.1"}.items():
+    for name, (alternatives, days) in CERTIFICATES.items():
         (home / f"{name}.ext").write_text(f"subjectAltName={alternatives}\n")
         openssl("req", *key, "-subj", "/CN=broker", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
+        signing = (
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            str(days),
+            "-extfile",
+            f"{name}.ext",
+        )
         openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.crt")
         (home / f"{name}.pem").write_text((home / f"{name}.key").read_text() + (home / f"{name}.crt").read_text())
 
