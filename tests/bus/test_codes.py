@@ -12,7 +12,6 @@ PLAN: list[tuple[type[codes.Subject], codes.Request]] = [
     (codes.Consumer, codes.LIST_OFFSETS),
     (codes.Consumer, codes.SYNC_GROUP),
     (codes.Start, codes.METADATA),
-    (codes.Dead, codes.PRODUCE),
     (codes.Listener, codes.FETCH_PARTITION),
 ]
 # A name that is none, what kafka-python leaves out of its answers, and the unheard of.

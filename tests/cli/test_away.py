@@ -17,15 +17,12 @@ NO_DATABASE = {"PEACHCTL_DATABASE__URL": "mysql://ada@127.0.0.1:1/peach"}
 DATABASE = "mysql://ada@127.0.0.1:1/peach: the database could not be reached for"
 AWAY = {
     ("init-kafka",): (NOBODY, KAFKA),
-    ("init-kafka", "--check"): (NOBODY, KAFKA),
     ("submit", "workflow.json"): (NOBODY, KAFKA),
     ("services", "publish", "--once"): (NOBODY, KAFKA),
     ("init-db",): (NO_DATABASE, DATABASE),
     ("queue", "list"): (NO_DATABASE, DATABASE),
-    ("queue", "cancel", "1"): (NO_DATABASE, DATABASE),
     ("dlq", "list"): (NO_DATABASE, DATABASE),
     ("run", "workflow.json"): (NO_DATABASE, DATABASE),
-    ("submit", "./workflow.json"): (NO_DATABASE, DATABASE),
 }
 
 
