@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from peachctl import wire
 from peachctl.bus import MessageTooLarge
 from peachctl.errors import ConfigError, PeachError, RefusedError, WireError
+from peachctl.failpoint import fail_point
 from peachctl.hub import Hub, newest
 from peachctl.names import printable
 from peachctl.workflow import Problem, Service
@@ -88,6 +89,7 @@ class Announcer:
             return None
         try:
             self._send(found.body)
+            fail_point("announce:sent")
         except MessageTooLarge:
             self._too_large = found.body
             raise

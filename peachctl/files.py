@@ -89,6 +89,8 @@ def _told(what: str, path: Path | None = None) -> Iterator[None]:
 
 def _said(error: OSError, what: str, path: Path | str | None) -> FilesError:
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else FilesError
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and path is not None:
+        path = Path(path).parent  # each try has another name; what is full is the same, and is said once
     subject = f"{printable(str(path))} " if path is not None else ""
     return kind(f"{subject}{what}: {error.strerror or error}")
 

@@ -58,6 +58,7 @@ from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_start import prepare
 from peachctl.config import Config
 from peachctl.errors import MadeAnewError, PeachError, UnreachableError
+from peachctl.failpoint import fail_point
 from peachctl.store import Origin, Store
 from peachctl.store.rules import PRIORITIES
 
@@ -361,6 +362,7 @@ class KafkaBus:
             consumer.commit(
                 {tp: _offset(beginnings[tp] if at is None else at) for tp, at in unread.items()}, timeout_ms=CALL
             )
+            fail_point("kafka:begun")
         except (CommitFailedError, RebalanceInProgressError):
             time.sleep(_JOINING)
         except KafkaError as error:
@@ -377,6 +379,7 @@ class KafkaBus:
             return
         try:
             consumer.commit({tp: _offset(offset) for tp, offset in wanted.items()}, timeout_ms=CALL)
+            fail_point("kafka:committed")
         except (CommitFailedError, RebalanceInProgressError) as error:
             # Tried again with the next poll, unless the partition is somebody else's by then.
             logger.debug("the group is changing: %s", error)

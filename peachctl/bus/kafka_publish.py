@@ -12,6 +12,7 @@ from kafka.errors import (  # noqa: TID253 this module is imported inside functi
 
 from peachctl.bus.kafka_client import Settings, close_producer, open_producer, reach, translated
 from peachctl.errors import RefusedError, UnreachableError
+from peachctl.failpoint import fail_point
 from peachctl.store import Origin
 
 _REST = 5.0
@@ -67,6 +68,7 @@ class Publisher:
             try:
                 # `flush` would report nothing: only the future tells.
                 found = future.get(timeout=max(0.0, end - time.monotonic()))
+                fail_point("kafka:sent")
                 sent.append(Origin(found.topic, found.partition, found.offset))
             except KafkaError as error:
                 failure = error

@@ -47,6 +47,7 @@ def prepare(config: Config, to: Settings, store: Store) -> dict[TopicPartition, 
             begin = _begin(config, admin, store, found, ends)
             if not alter(admin, kafka.group_ingest, begin):
                 logger.info("the group %s has members already, which have chosen where it begins", kafka.group_ingest)
+            fail_point("kafka-start:committed")
         return ends
 
 

@@ -79,6 +79,7 @@ def create(config: Config, count: int, replicas: int | None) -> list[Topic]:
             wanted = {one.name: {"num_partitions": parts, "replication_factor": copies}}
             try:
                 admin.create_topics(wanted, timeout_ms=CALL)
+                fail_point("init-kafka:created")
             except TopicAlreadyExistsError:
                 pass  # somebody else has just made it
             except KafkaError as error:

@@ -204,6 +204,41 @@ def test_a_topic_made_anew_exits_1_and_its_acceptance_may_be_killed_at_any_step(
     assert names(peach) == ["new", "one", "two"]
 
 
+@pytest.mark.fault("D1")
+def test_a_full_disk_is_said_once_and_waited_for_and_nothing_of_the_topic_is_lost(peach: Peach, topics: Topics) -> None:
+    """A real full disk: the queue folder on a small tmpfs, in a mount namespace of the consumer's own."""
+    topics.create_all()
+    peach.queue.mkdir(parents=True)
+    many = [f"m{number:02}" for number in range(40)]
+    send(topics, *many)
+    script = 'mount -t tmpfs -o size=400k none "$0"; head -c 380k /dev/zero >"$0/full"; exec "$@"'
+    consumer = (sys.executable, "-m", "peachctl", "consume", "ingest")
+    process = peach.spawn(["unshare", "-Urm", "sh", "-c", script, str(peach.queue), *consumer])
+    stderr = peach.home / "stderr.0"
+    peach.until(lambda: "No space left on device" in stderr.read_text())
+    began, used = time.monotonic(), seconds_used(process.pid)
+    peach.until(lambda: time.monotonic() - began > 2.5)  # some tries
+    assert seconds_used(process.pid) - used < 1.5
+    assert stderr.read_text().count("No space left on device") == 1
+    assert topics.committed(topics.group_ingest, topics.execute) == 0
+    queue = Path(f"/proc/{process.pid}/root{peach.queue}")
+    assert len(list(queue.glob("*.py"))) < len(many)
+    (queue / "full").unlink()
+    peach.until(lambda: topics.committed(topics.group_ingest, topics.execute) == len(many), 60)
+    assert "going on" in stderr.read_text()
+    assert names(peach) == many
+    assert len(list(queue.glob("*.py"))) == len(many)
+    assert {int(one.value) for one in topics.records(topics.processed)} == {row["id"] for row in peach.rows()}
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def seconds_used(pid: int) -> float:
+    """Of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 # Who may connect
 
 

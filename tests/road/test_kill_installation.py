@@ -6,16 +6,15 @@ and the last one finds the leavings of all. (Each point alone: tests/road/test_k
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from peachctl.bus import kafka_topics
+from tests import topics
 from tests.conftest import Peach
 from tests.road import ledger
 from tests.road.campaign import PARTITIONS, Installation, installation
 from tests.servers import databases, kafka
-from tests.test_failpoints import all_points, points_of
+from tests.test_failpoints import all_points, points_over_kafka
 
 
 def send(place: Installation, *kinds: str, seconds: float = 0.0) -> list[ledger.Sent]:
@@ -44,15 +43,9 @@ def mended(place: Installation, sent: list[ledger.Sent]) -> None:
 pytestmark = pytest.mark.timeout(600)
 
 INGEST = (
-    *("ingest:cleaned", "ingest:cleaned-downloads", "ingest:polled", "ingest:drafted", "ingest:filed", "ingest:packed"),
-    *(
-        "ingest:attached",
-        "ingest:placed-later",
-        "ingest:published",
-        "ingest:announced",
-        "ingest:rejected",
-        "ingest:acked",
-    ),
+    *("ingest:cleaned", "ingest:cleaned-downloads", "kafka-start:begun", "kafka-start:committed"),
+    *("ingest:polled", "ingest:drafted", "ingest:filed", "ingest:packed", "ingest:attached", "ingest:placed-later"),
+    *("kafka:sent", "ingest:published", "ingest:announced", "ingest:rejected", "ingest:acked"),
 )
 EXECUTE = (
     *("execute:joined", "execute:expired", "execute:claimed", "execute:released", "execute:prepared"),
@@ -63,6 +56,10 @@ REFUSED = ("execute:refusal-packed", "execute:refusal-attached")
 DRAINED = ("execute:given-back", "execute:last-reported")
 DELETED = "execute:removed"
 MADE_ANEW = ("init-kafka:offsets", "init-kafka:epoch")
+COMMITTED = "kafka:committed"
+WIDENED = "kafka:begun"
+CREATED = "init-kafka:created"
+LISTED = "announce:sent"
 
 ELSEWHERE = {
     # Steps in the folders of one host, the same whatever the servers are.
@@ -82,8 +79,9 @@ ELSEWHERE = {
 
 
 def test_every_fail_point_of_both_consumers_is_killed_at() -> None:
-    here = {point.partition("@")[0] for point in (*INGEST, *EXECUTE, *REFUSED, *DRAINED, DELETED, *MADE_ANEW)}
-    assert here | ELSEWHERE == set(all_points()) | set(points_of(Path(kafka_topics.__file__)))
+    points = (*INGEST, *EXECUTE, *REFUSED, *DRAINED, DELETED, *MADE_ANEW, COMMITTED, WIDENED, CREATED, LISTED)
+    here = {point.partition("@")[0] for point in points}
+    assert here | ELSEWHERE == {*all_points(), *points_over_kafka()}
     assert not here & ELSEWHERE
 
 
@@ -151,3 +149,29 @@ def test_a_kill_while_a_topic_that_was_made_anew_is_accepted(place: Installation
     place.peach("consume", "ingest", "--once")
     assert len(place.rows()) == len(sent) + 1
     assert len(place.peach.letters()) == len(again)
+
+
+def test_a_kill_after_offsets_were_committed_and_where_a_partition_is_new(place: Installation) -> None:
+    sent = send(place, ledger.GOOD)
+    killed(place, COMMITTED, "consume", "ingest", "--once")
+    place.at.widen(place.at.execute, PARTITIONS + 1)
+    with topics.on(place.at.broker) as fresh:  # the client of before does not know it yet
+        found = fresh.send(place.at.execute, ledger.message("late", ledger.GOOD, place.beats), PARTITIONS)
+    killed(place, WIDENED, "consume", "ingest", "--once")
+    place.peach("consume", "ingest", "--once")
+    assert len(place.rows()) == len(sent) + 1
+    assert place.at.committed(place.at.group_ingest, place.at.execute, PARTITIONS) == found.offset + 1
+
+
+def test_a_kill_while_topics_are_made_and_after_the_service_list_was_sent(place: Installation) -> None:
+    """Again makes the rest; a list that is there twice says the same."""
+    for key in ("SERVICES", "DEAD", "PROCESSED"):
+        place.peach.env[f"PEACHCTL_KAFKA__TOPIC_{key}"] += "-other"
+    killed(place, CREATED, "init-kafka")
+    states = [topic["state"] for topic in place.peach.json("init-kafka")]
+    assert sorted(states) == ["created", "created", "present", "present"]
+    services = place.peach.env["PEACHCTL_KAFKA__TOPIC_SERVICES"]
+    killed(place, LISTED, "services", "publish", "--once")
+    place.peach("services", "publish", "--once")
+    [first, again] = [one.value for one in place.at.records(services)]
+    assert first == again

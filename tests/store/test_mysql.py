@@ -35,7 +35,7 @@ from peachctl.store import (
     mysql_connection,
 )
 from peachctl.store.mysql import MysqlStore, open_store
-from peachctl.store.mysql_connection import MysqlSession, Server, marks
+from peachctl.store.mysql_connection import MysqlSession, Server, _text, marks
 from peachctl.store.mysql_schema import migrate
 from peachctl.store.mysql_values import bind
 from tests.servers import databases
@@ -281,6 +281,27 @@ def test_a_claim_waits_for_nobody_and_nobody_who_files_waits_for_a_claim(
     assert ids(other.claim(RIVAL, 5, 60)) == ids(filed)
 
 
+@pytest.mark.fault("F6", "F7")
+def test_a_transaction_sees_what_others_commit_meanwhile(
+    database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
+) -> None:
+    other, seen = database.open(), []
+    levels = "SHOW SESSION VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
+    assert {_text(value) for _, value in store._db.rows(levels)} == {"READ-COMMITTED"}
+
+    def work() -> None:
+        seen.append(store._db.row("SELECT count(*) FROM {queue}")[0])
+        if len(seen) == 1:
+            filed.extend(ids(other.file([entry()])))
+        seen.append(store._db.row("SELECT count(*) FROM {queue}")[0])
+        picked.extend(mysql_claim.pick(store._db, 5, None))
+
+    filed: list[int] = []
+    picked: list[int] = []
+    store._db.transaction(work)
+    assert seen == [0, 1] and picked == filed
+
+
 def test_two_that_file_the_same_message_at_once_make_one_row(
     database: MysqlDatabase, store: MysqlStore, entry: Callable[..., Entry]
 ) -> None:
@@ -427,6 +448,28 @@ def test_what_is_larger_than_a_packet_is_refused_by_name_and_the_rest_is_split(
         ]  # fmt: skip
         with pytest.raises(EntryTooLarge, match="600 characters"):
             store.file([entry("u" * 600)])
+
+
+@pytest.mark.fault("C10")
+def test_the_session_is_strict(store: MysqlStore) -> None:
+    assert _text(store._db.row("SELECT @@SESSION.sql_mode")[0]) == "STRICT_ALL_TABLES"
+
+
+@pytest.mark.fault("C10")
+def test_a_value_that_a_lax_server_would_cut_is_refused(
+    place: Server, own: databases.Private, entry: Callable[..., Entry]
+) -> None:
+    (before,) = databases.execute(own.known, "SELECT @@GLOBAL.sql_mode")[0]
+    databases.execute(own.known, "SET GLOBAL sql_mode = ''")
+    try:
+        with closing(open_store(place)) as store:
+            store.file([entry()])
+            (claim,) = store.claim(EXECUTOR, 1, 60)
+            with pytest.raises(PeachError, match="does not fit its column"):
+                store.finish(claim, Status.SUCCESS, reason=None, output_file="x" * 600)
+            assert [(row.status, row.output_file) for row in store.rows()] == [(Status.PROCESSING, "")]
+    finally:
+        databases.execute(own.known, f"SET GLOBAL sql_mode = '{before}'")
 
 
 @pytest.mark.fault("C4")
