@@ -18,6 +18,7 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   of the leader's epoch) is replaced as well.
 """
 
+import gc
 import hashlib
 import logging
 import re
@@ -262,6 +263,11 @@ class KafkaBus:
         if records:
             self._stuck.clear()
             self._look_at = time.monotonic() + _LOOK
+            if any(message.size is not None for message in self._ready):
+                # kafka-python leaves a fetch in cycles of references: of large values that would be much, unnoticed.
+                record = found = None
+                records.clear()
+                gc.collect()
         elif time.monotonic() > self._look_at:
             self._look_around(consumer)
 
