@@ -20,7 +20,14 @@ ROAD = (
     "submission.py",
 )
 OVER_KAFKA = (
-    *("announce.py", "bus/kafka.py", "bus/kafka_events.py", "bus/kafka_publish.py", "bus/kafka_send.py"),
+    *(
+        "announce.py",
+        "bus/kafka.py",
+        "bus/kafka_dead.py",
+        "bus/kafka_events.py",
+        "bus/kafka_publish.py",
+        "bus/kafka_send.py",
+    ),
     *("bus/kafka_start.py", "bus/kafka_topics.py"),
 )
 """What only an installation with Kafka has; tests/road/test_kill_installation.py kills there."""

@@ -19,6 +19,7 @@ How a message is neither lost nor filed twice, whatever happens to brokers, cons
   an error in place of the topic, joined without it, and may stay so).
 """
 
+import gc
 import hashlib
 import logging
 import re
@@ -257,6 +258,11 @@ class KafkaBus:
         if records:
             self._stuck.clear()
             self._look_at = time.monotonic() + _LOOK
+            if any(message.size is not None for message in self._ready):
+                # kafka-python leaves a fetch in cycles of references: of large values that would be much, unnoticed.
+                record = found = None
+                records.clear()
+                gc.collect()
         elif time.monotonic() > self._look_at:
             self._look_around(consumer)
 

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer  # noqa: TID253 a client of the installation
+from kafka.admin import ConfigResource, ConfigResourceType  # noqa: TID253
 
 from peachctl import wire
 from tests.conftest import Peach, node, workflow
 from tests.road.test_kafka import message, names, prepared, send
+from tests.road.test_take_over import locked
 from tests.servers import kafka
+from tests.servers.between import BetweenKafka
 from tests.topics import Topics, on
 
 INTERVAL = 2.0  # seconds of max.poll.interval in the first test; 300 s else
@@ -108,6 +112,88 @@ def test_members_come_and_go_and_are_killed_while_messages_flow_and_each_is_file
     assert {int(one.value) for one in topics.records(topics.processed)} == ids
     # What a consumer has filed when it is told to end is committed.
     assert sum(topics.committed(topics.group_ingest, topics.execute, part) or 0 for part in (0, 1)) == len(sent)
+
+
+@pytest.mark.fault("B2", "B3")
+def test_a_third_consumer_that_joins_during_a_long_batch_and_a_long_run_costs_one_rebalance_and_no_message(
+    peach: Peach, topics: Topics
+) -> None:
+    topics.widen(topics.execute, 3)
+    peach.until(lambda: len(topics.admin.describe_topics([topics.execute])[0]["partitions"]) == 3)
+    between = BetweenKafka(topics.broker.ports["plaintext"])
+    peach.env |= {"PEACHCTL_KAFKA__BOOTSTRAP_SERVERS": between.address, "PEACHCTL_EXECUTE__LEASE": "60s"}
+    go_on = peach.home / "go-on"
+    sent = ["long"]
+    put(topics, workflow(node("t", "Text", ["x"]), node("u", "Until", [str(go_on)], "t"), name="long"))
+
+    def flow(count: int) -> None:
+        for _ in range(count):
+            sent.append(f"w{len(sent):03d}")
+            topics.send(topics.execute, message(sent[-1]), partition=len(sent) % 3)
+
+    def settled(members: int) -> bool:
+        [group] = topics.admin.describe_groups([topics.group_ingest]).values()
+        return group["group_state"] == "Stable" and len(group["members"]) == members
+
+    consumers = [peach.start("consume", "all"), peach.start("consume", "ingest")]
+    peach.until(lambda: [row["status"] for row in peach.rows()] == ["processing"] and settled(2), 40)
+    with locked(peach):  # what they have in hand now, they have for longer than a session lasts
+        flow(30)
+        consumers.append(peach.start("consume", "ingest"))
+        peach.until(lambda: not settled(2), 40)
+        began = time.monotonic()
+        peach.until(lambda: time.monotonic() - began > 3)
+    peach.until(lambda: len(peach.rows()) >= len(sent) and settled(3), 60)
+    joins, began = between.asked[BetweenKafka.JOIN_GROUP], time.monotonic()
+    flow(9)
+    peach.until(lambda: len(peach.rows()) >= len(sent) and time.monotonic() - began > 3, 30)
+    assert settled(3) and between.asked[BetweenKafka.JOIN_GROUP] == joins, "no rebalance follows"
+    assert {row["name"]: row["status"] for row in peach.rows()}["long"] == "processing"
+    go_on.touch()
+    peach.until(lambda: {row["status"] for row in peach.rows()} == {"success"}, 30)
+    assert names(peach) == sent and {row["attempt"] for row in peach.rows()} == {1}
+    for process in consumers:
+        process.terminate()
+    assert [process.wait(20) for process in consumers] == [0, 0, 0]
+    between.close()
+    assert sum(topics.committed(topics.group_ingest, topics.execute, part) or 0 for part in range(3)) == len(sent)
+
+
+@pytest.mark.fault("B11")
+def test_values_of_50_mb_are_letters_and_take_the_memory_of_one_however_many_there_are(
+    peach: Peach, topics: Topics
+) -> None:
+    large = 64 << 20
+    name = ConfigResource(ConfigResourceType.TOPIC, topics.execute, {"max.message.bytes": str(large)})
+    topics.admin.alter_configs([name])
+    producer = KafkaProducer(bootstrap_servers=topics.broker.address(), max_request_size=large)
+    process = peach.start("consume", "ingest")
+
+    def peak(*sizes: int) -> float:
+        """MB that the consumer has had at most, once those and one behind them are filed."""
+        before = len(peach.letters()), len(peach.rows())
+        for size in sizes:
+            producer.send(topics.execute, bytes(size)).get(30)
+        send(topics, f"behind {before[0]}")
+        after = before[0] + len(sizes), before[1] + 1
+        peach.until(lambda: (len(peach.letters()), len(peach.rows())) == after, 60)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    small = peak(5_000_000)
+    one = peak(50_000_000)
+    many = peak(*(50_000_000,) * 5)
+    assert many - one < 130, (small, one, many)
+    assert one < 350, (small, one, many)
+    producer.close()
+    sizes = [letter["size"] for letter in peach.letters()]
+    assert sorted(sizes) == [5_000_000] + [50_000_000] * 6
+    assert {letter["reason"] for letter in peach.letters() if letter["size"] == 5_000_000} == {
+        "too-large: message of 5000000 bytes, the limit is 1048576"
+    }
+    peach.until(lambda: topics.committed(topics.group_ingest, topics.execute) == 10)
+    process.terminate()
+    assert process.wait(20) == 0
 
 
 @pytest.mark.fault("D9")
