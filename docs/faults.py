@@ -55,7 +55,7 @@ FAULTS = {
     ),
     "F4": Fault(
         "the reply to a COMMIT is lost: it may have happened",
-        "each transaction writes its number; whoever begins again looks for it",
+        "each transaction writes its number; whoever begins again looks for it, or, locked, for what it had in hand",
         "store/mysql_connection.py",
     ),
     "F5": Fault(

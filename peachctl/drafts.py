@@ -2,8 +2,8 @@
 
 A script depends on nothing that the database says; only its name is sure when the rows are committed. So the scripts
 of a batch are rendered and written under temporary names while the database works (either takes a third of the time of
-a batch), and what is left to do after the commit is a rename each. A kill leaves temporary files, which nobody takes
-for scripts and `files.clean_temporaries` removes.
+a batch), and what is left to do after the commit is a rename each. A kill leaves temporary files, up to a batch of
+them: nobody takes them for scripts, and the next ingest removes them when they are a minute old.
 """
 
 import sys

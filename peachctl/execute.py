@@ -145,6 +145,7 @@ class ExecuteLoop:
         self._frozen_at = -math.inf
         self._look = True
         self._draining_until: float | None = None
+        self._worked = 0.0  # when an output was last seen being packed
         self._at_once = False
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
@@ -180,10 +181,13 @@ class ExecuteLoop:
     def overdue(self) -> bool:
         """Whether a drain takes longer than all that it may wait for: a database or a disk that does not answer, a
         process that cannot be killed. Not while an output is packed, which takes its time."""
-        until = self._draining_until
-        if until is None or self._ends.working:
+        until, now, working = self._draining_until, time.monotonic(), self._ends.working
+        if working:
+            self._worked = now  # its end is still to be written
+        if until is None or working:
             return False
-        return time.monotonic() >= until + (1.0 if self._at_once else self._options.term_grace) + _WRITES
+        last = max(self._worked, until + (1.0 if self._at_once else self._options.term_grace))
+        return now >= last + _WRITES
 
     @property
     def draining(self) -> bool:
@@ -652,7 +656,9 @@ class ExecuteLoop:
         self._pause(error.message, away=error)
 
     def _go_on(self) -> None:
-        if self.paused is not None and not self._ends.full:
+        if self._ends.full:
+            self.away = None  # the database has answered
+        elif self.paused is not None:
             logger.info("going on")
             self.paused, self.away, self._until_claim = None, None, False
 

@@ -45,7 +45,8 @@ _OWNER = "owner"
 
 _TEMPORARY = re.compile(r"\.peachctl-[0-9a-f]{16}\.tmp")
 _ASIDE = re.compile(r"\.workflow_[0-9]+\.old-[0-9a-f]{16}")
-_STALE = 60.0
+STALE = 60.0
+"""Seconds after which a temporary file that nobody has locked is of a dead process."""
 _LARGEST_SCRIPT = 256 << 20
 _LARGEST_LOG = 16 << 20
 # Images are mostly compressed already: the fastest level costs a fifth of the default one and is about as small.
@@ -172,7 +173,7 @@ def too_little_space(path: Path, floor: int) -> str | None:
     return f"less than {floor >> 20} MiB (limits.free_space) are free below {path}"
 
 
-def clean_temporaries(folder: Path, age: float = _STALE) -> int:
+def clean_temporaries(folder: Path, age: float = STALE) -> int:
     """Removes temporary files that a process of ours left when it was killed; returns how many.
 
     Ours by its name, dead by its lock and age (seconds). Nothing else is touched, and a folder that cannot be read is
@@ -206,7 +207,7 @@ def clean_put_aside(workflow_temp: Path) -> int:
         if _is_folder(aside):
             removed += sum(clean_temporaries(folder) for folder in _written_to(aside))
             with suppress(OSError):
-                if time.time() - aside.stat().st_mtime > _STALE:  # else something is about to be put there
+                if time.time() - aside.stat().st_mtime > STALE:  # else something is about to be put there
                     aside.rmdir()
     return removed
 
@@ -319,9 +320,11 @@ def place(queue_folder: Path, name: str, text: str, drafted: Draft | None = None
     """
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise FilesError(f"{quoted(name)} is no file name")
-    if _settle_draft(queue_folder, name, drafted or draft(queue_folder, name, text)):
-        return True
     path = queue_folder / name
+    if drafted is None and not os.path.lexists(path):
+        drafted = draft(queue_folder, name, text)
+    if drafted is not None and _settle_draft(queue_folder, name, drafted):
+        return True
     there = _read_regular(path)
     if there is None:
         return False

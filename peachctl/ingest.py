@@ -210,6 +210,7 @@ class Ingest:
         self._owed = self._more = True
         self._look_at = 0.0
         self._room = Backoff()
+        self._clean_at: float | None = None  # what a kill left just before the start is too young then
         self.paused: str | None = None
         """Why nothing is taken at the moment, None while all is well."""
         self.away: UnreachableError | None = None
@@ -220,11 +221,8 @@ class Ingest:
 
         What cannot be done now is done by later steps. Raises RefusedError.
         """
-        files.clean_temporaries(self._queue_folder)
-        fail_point("ingest:cleaned")
-        files.clean_temporaries(self._download_files)
-        files.clean_put_aside(self._workflow_temp)
-        fail_point("ingest:cleaned-downloads")
+        self._clean()
+        self._clean_at = time.monotonic() + files.STALE + 1
         try:
             for row in self._store.unpacked(_RELAYED):
                 self._pack_refusal(row)
@@ -233,6 +231,13 @@ class Ingest:
             raise
         except (UnreachableError, files.FilesError) as error:
             self._pause(error)
+
+    def _clean(self) -> None:
+        files.clean_temporaries(self._queue_folder)
+        fail_point("ingest:cleaned")
+        files.clean_temporaries(self._download_files)
+        files.clean_put_aside(self._workflow_temp)
+        fail_point("ingest:cleaned-downloads")
 
     def step(self, timeout: float) -> int:
         """Takes and handles one batch, waiting at most `timeout` seconds for it; returns how many messages it had.
@@ -244,6 +249,9 @@ class Ingest:
             time.sleep(min(timeout, 1.0, self._room.left))
             if not self._room.due:
                 return 0
+        if self._clean_at is not None and time.monotonic() >= self._clean_at:
+            self._clean_at = None
+            self._clean()
         try:
             self._look_out()
             if not self._hand:

@@ -164,6 +164,18 @@ def test_the_script_of_a_message_is_that_of_its_row_to_the_byte(place: Place) ->
         assert written == render_row(row.workflow_json, row.execution_file)
 
 
+def test_what_a_kill_left_just_before_the_start_is_swept_a_minute_later(place: Place) -> None:
+    place.loop.repair()
+    left = place.home / "queue" / f".peachctl-{'0' * 16}.tmp"
+    left.write_text("half")
+    place.loop.step(0.01)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    place.loop._clean_at = time.monotonic()
+    place.loop.step(0.01)
+    assert not left.exists()
+
+
 def test_equal_messages_are_two_rows_with_scripts_of_their_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_999_999_000)
     for number in range(3):

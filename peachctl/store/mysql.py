@@ -195,6 +195,10 @@ class MysqlStore:
         next renewal says so, and whoever holds them ends them."""
         if not self._unsure:
             return []
+        # The transaction whose reply was lost may be open on the server still: this lock waits for its end, which the
+        # UPDATE of a renewal does not (at READ COMMITTED it passes over rows that are not committed).
+        ids = sorted(claim.id for claim in self._unsure)
+        self._db.rows(f"SELECT id FROM {{queue}} WHERE id IN ({marks(ids)}) ORDER BY id FOR UPDATE", ids)
         wanted = self._renew(executor, self._unsure, lease)
         return [claim for claim in self._unsure if wanted[claim] in (Wanted.GO_ON, Wanted.CANCELLED)]
 

@@ -62,8 +62,10 @@ def pick(db: MysqlSession, most: int, per_user: int | None, seen: Sequence[Any] 
     moment ago."""
     if per_user is not None and per_user < 1:
         return []
-    if per_user is None and len(seen) == 1 and None not in seen[0] and (locked := _lock(db, [seen[0][0]])):
-        return locked
+    if per_user is None and len(seen) == 1 and None not in seen[0]:
+        locked = _lock(db, [seen[0][0]])
+        if locked or not db.skips_locked:  # there it was waited for
+            return locked
     picker = _Picker(db, per_user, most)
     picked: list[int] = []
     for priority in picker.priorities():

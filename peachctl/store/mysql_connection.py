@@ -6,7 +6,8 @@
   old one is in doubt, until `patience` has passed; a connection is never mended in the midst of a transaction.
 - A COMMIT whose reply is lost may have happened or not. So a transaction begins by writing its number into the row of
   `peach_writers` that belongs to this session. Whoever begins again reads it under a lock: that waits until the server
-  has ended the former connection's transaction, and then tells whether that one was committed.
+  has ended the former connection's transaction, and then tells whether that one was committed. Claims and ends of runs
+  do without: they lock the rows that they had in hand, and find there whether they were committed.
 - A process that is frozen in a transaction keeps its locks only until the server ends the idle connection.
 """
 
@@ -216,8 +217,8 @@ class MysqlSession:
     def transaction(self, work: Callable[[], T], *, marked: bool = True) -> T:
         """What `work` returns, once all that it did is committed. Rolled back by any exception.
 
-        work: is called again after a failure of the moment. marked: False for what may happen twice without harm; it
-        then takes one statement less.
+        work: is called again after a failure of the moment. marked: False for what may happen twice without harm, or
+        finds by itself what it did before, under a lock; it then takes a statement less.
         """
         if marked:
             self._number += 1

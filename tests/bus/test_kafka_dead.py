@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,15 +68,24 @@ def test_table_and_topic_say_origin_reason_byte_offset_and_field_also_of_what_is
 
 
 def test_what_the_topic_takes_is_learned_once_and_what_it_never_takes_blocks_no_other(
-    topics: Topics, dead: DeadLetters, caplog: pytest.LogCaptureFixture
+    topics: Topics, dead: DeadLetters, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topics.create(topics.dead, max_message_bytes="50000")
     caplog.set_level(logging.WARNING)
+    tried: list[int] = []
+    send = dead._publisher.send
+
+    def counted(topic: str, values: Sequence[bytes], *more: Any, **named: Any) -> Any:
+        tried.append(len(values[0]))
+        return send(topic, values, *more, **named)
+
+    monkeypatch.setattr(dead._publisher, "send", counted)
     for number in range(3):
         dead.copy(Message(b"x" * 800_000, Origin("t", 0, number)), "malformed: no workflow")
     dead.copy(Message(b"small", Origin("t", 0, 3)), "malformed: no workflow")
     copies = topics.records(topics.dead)
     assert [len(copy.value) for copy in copies] == [10_000] * 3 + [5]
+    assert tried == [800_000, 100_000, 10_000, 10_000, 10_000, 5]
     assert "cut" not in headers(copies[3])
     assert [one for one in caplog.records if one.name.startswith("peachctl")] == []
 

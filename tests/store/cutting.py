@@ -2,7 +2,10 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
+
+LATE = 0.4  # seconds: longer than it takes to try again
 
 
 class Cutting:
@@ -13,7 +16,8 @@ class Cutting:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.cut: str | None = None
-        """What becomes of the next COMMIT: `request` (it does not arrive), `reply` (it does, nobody hears of it)."""
+        """What becomes of the next COMMIT: `request` (it does not arrive), `reply` (it does, nobody hears of it),
+        `late` (it does when the client has tried again for a while)."""
         self.down = False
         """From the next cut on nobody gets through while this is set."""
         self.cuts = 0
@@ -39,9 +43,10 @@ class Cutting:
                 if asks and self.cut and data[4:5] == b"\x03" and data.endswith(b"COMMIT"):
                     how, self.cut = self.cut, None
                     self.cuts += 1
-                    if how == "reply":
+                    if how != "request":
                         # The client goes first, so that no reply gets through.
                         source.shutdown(socket.SHUT_RDWR)
+                        time.sleep(LATE if how == "late" else 0)
                         sink.sendall(data)
                         sink.settimeout(5)
                         with suppress(OSError):

@@ -108,7 +108,7 @@ def through(cutting: Cutting, database: MysqlDatabase, patience: float = 10.0) -
 
 
 @pytest.mark.fault("F4", "A4")
-@pytest.mark.parametrize("cut", ["request", "reply"])
+@pytest.mark.parametrize("cut", ["request", "reply", "late"])
 def test_a_commit_that_is_cut_off_happens_once_whatever_it_was(
     database: MysqlDatabase, store: MysqlStore, cutting: Cutting, entry: Callable[..., Entry], cut: str
 ) -> None:
