@@ -225,7 +225,7 @@ class _Run:
             pool = Pool(
                 width,
                 self._in_worker,
-                first=taken_ahead(self._job),
+                first=taken_ahead(),
                 prepare=self._prepare,
                 settle=self._settle_reply,
                 affinity=lambda index: (self._steps[index].call.service, self._steps[index].call.version),

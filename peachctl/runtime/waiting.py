@@ -118,7 +118,7 @@ def _warm_up(orders: socket.socket, *, worker: bool) -> None:
 
 def _run(order: dict[str, Any], reports: int, output: int, lock: int, *, warm: bool) -> int:
     from peachctl.runtime.entry import become, run_script
-    from peachctl.runtime.worker import end_ahead
+    from peachctl.runtime.worker import end_ahead, tell_ahead
 
     begin_output(output)
     job = Job.from_json(json.dumps({**order["job"], "report_fd": reports}))
@@ -130,7 +130,9 @@ def _run(order: dict[str, Any], reports: int, output: int, lock: int, *, warm: b
                 os.set_inheritable(descriptor, True)
         command = [sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "peachctl.runtime", job.script]
         os.execv(sys.executable, command)  # noqa: S606 - a list, no shell
-    if not job.plain:
+    if job.plain and job.scheduler == "processes" and not job.debug:
+        tell_ahead(job)
+    else:
         end_ahead()
     try:
         return run_script(job.script)

@@ -6,8 +6,9 @@ its process, this one too: what does not begin with the worker's mark, or does n
 
 Each worker leads a process group: a service that signals its own group does not reach the workflow.
 
-One worker may be forked ahead, before its process knows its workflow (`fork_ahead`): it is told the job when it is
-wanted (`taken_ahead`). It has nothing of what a script did before its graph runs, so it is for scripts that do nothing.
+One worker may be forked ahead, before its process knows its workflow (`fork_ahead`): it is told the job when that is
+known (`tell_ahead`), and given nodes once it was taken (`taken_ahead`). It has nothing of what a script did before its
+graph runs, so it is for scripts that do nothing.
 """
 
 import contextlib
@@ -155,19 +156,22 @@ def fork_ahead(work: Callable[[Job], Callable[[Any], Reply]], *others: socket.so
     _ahead = fork(live)
 
 
-def taken_ahead(job: Job) -> Worker | None:
-    """The worker that was forked ahead, told its job; None where there is none, or it died meanwhile. Its output is
-    ours."""
+def tell_ahead(job: Job) -> None:
+    """Tells the worker that was forked ahead its job, so that it settles in while this process reads the script. Its
+    output is ours."""
+    if _ahead is None or job.report_fd is None:
+        return
+    try:
+        socket.send_fds(_ahead.socket, [b"!"], [job.report_fd, 1])
+        _ahead.send(job.to_json())
+    except OSError:
+        end_ahead()
+
+
+def taken_ahead() -> Worker | None:
+    """The worker that was forked ahead and told its job; None where there is none."""
     global _ahead
     worker, _ahead = _ahead, None
-    if worker is None or job.report_fd is None:
-        return None
-    try:
-        socket.send_fds(worker.socket, [b"!"], [job.report_fd, 1])
-        worker.send(job.to_json())
-    except OSError:
-        _end(worker)
-        return None
     return worker
 
 
