@@ -21,6 +21,11 @@ class Backoff:
         """Seconds of the wait that are left."""
         return max(0.0, self._at - time.monotonic())
 
+    @property
+    def failing(self) -> bool:
+        """Whether it has failed, and not gone well since."""
+        return self._at > 0.0
+
     def later(self) -> None:
         """A wait begins."""
         self._at = time.monotonic() + self._wait

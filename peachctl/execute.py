@@ -383,7 +383,7 @@ class ExecuteLoop:
             per_user=None if self._alone else self._options.per_user,
         )
         fail_point("execute:claimed")
-        if self._until_claim:
+        if self._until_claim and not self._starts.failing:  # else with the first that can be started
             self._go_on()
         self.idle = not claims and not self._take_over.searching
         for claim in claims:
@@ -445,6 +445,8 @@ class ExecuteLoop:
         attempt.run = runner.start(attempt.key, job, folder.output)
         fail_point("execute:started")
         self._starts.over()
+        if self._until_claim:
+            self._go_on()
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
         self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))

@@ -437,8 +437,9 @@ def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
             assert rig.row(id).status.word == "processing"
 
 
-def test_a_disk_that_is_full_at_an_end_is_said_once_until_there_is_room(
-    peach: Peach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("step", ["prepare_attempt", "pack"])
+def test_a_disk_that_is_full_at_a_start_or_an_end_is_said_once_until_there_is_room(
+    peach: Peach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
     tries = []
 
@@ -449,7 +450,7 @@ def test_a_disk_that_is_full_at_an_end_is_said_once_until_there_is_room(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(Backoff, "later", lambda self: setattr(self, "_at", time.monotonic() + 0.2))
     with opened(peach, beat=0.05) as rig, monkeypatch.context() as patch:
-        patch.setattr(files, "pack", full)
+        patch.setattr(files, step, full)
         [id] = filed(peach, rig.store, workflow(node("t", "Text", ["y"])))
         rig.until(lambda: len(tries) > 2)
         assert rig.loop.paused == "the disk is full"
