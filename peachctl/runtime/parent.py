@@ -81,6 +81,8 @@ class Supervisor:
         self._ended: list[_Run] = []
         self._custody = Custody()
         self._counted: set[int] = set()
+        # Strays that were killed while no run had ended: a main process that is about to end takes no orphans any more.
+        self._early = 0
         self._look_due = False
         self._outbox: deque[bytes] = deque()
         self._beat = time.monotonic()
@@ -263,6 +265,7 @@ class Supervisor:
             if run is not None:
                 run.code = os.waitstatus_to_exitcode(status)
                 run.memory = usage.ru_maxrss << 10
+                run.strays, self._early = self._early, 0
                 self._ended.append(run)
                 self._fork_at = min(self._fork_at, time.monotonic() + _SOON)
 
@@ -310,8 +313,11 @@ class Supervisor:
             if stray.pid not in self._counted:
                 self._counted.add(stray.pid)
                 owners = self._custody.owners(stray.pid)
-                for run in ([run for run in self._ended if run.key in owners] or self._ended)[:1]:
-                    run.strays += 1
+                owner = next((run for run in self._ended if run.key in owners), next(iter(self._ended), None))
+                if owner is None:
+                    self._early += 1
+                else:
+                    owner.strays += 1
             if stray.group not in groups:
                 # A group is killed as one, with what it forks at this moment.
                 groups.add(stray.group)

@@ -293,6 +293,7 @@ def test_processes_that_flee_are_ended(rig: Rig, marker: str) -> None:
         f"stray({marker!r})\n"
         "seen = 0\n"
         "while seen < 30: seen += len(os.read(grown, 30))\n"
+        "ballast = b'.' * (200 << 20)\n"  # so that it ends slowly, and those that flee go past it to the supervisor
         "report(ready=1); time.sleep(60)"
     )
     rig.event(run)
