@@ -4,7 +4,10 @@ import random
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import peachctl.workflow
 from peachctl.errors import PeachError
 from peachctl.workflow import (
     Connection,
@@ -311,3 +314,25 @@ def test_a_node_is_fitted_to_what_its_service_declares() -> None:
         fitted(node("a", None, None, "c"), join)
     with pytest.raises(PeachError, match="parameter 1"):
         fitted(node("a", params=(None, 0)), join)
+
+
+_IDS = st.sampled_from(["a", "b", "c", ""])
+_FEEDS = st.none() | st.builds(Connection, st.integers(-1, 2), _IDS)
+_REFS = st.builds(ServiceRef, st.sampled_from([*HUB, "Other"]), st.integers(1, 3))
+_NODES = st.builds(
+    Node,
+    _IDS,
+    _REFS,
+    st.lists(st.none() | st.just("1"), max_size=2).map(tuple),
+    st.lists(_FEEDS, max_size=3).map(tuple),
+)
+
+
+@given(st.lists(_NODES, min_size=1, max_size=4))
+@settings(max_examples=300)
+def test_what_is_passed_at_a_glance_has_no_problem_that_the_checks_would_name(nodes: list[Node]) -> None:
+    found = workflow(*nodes)
+    at_a_glance = check(found, HUB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peachctl.workflow, "_is_sound", lambda *_: False)
+        assert at_a_glance == check(found, HUB)

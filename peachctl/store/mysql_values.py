@@ -11,6 +11,8 @@ from typing import Any
 from mysql.connector.conversion import MySQLConverter  # noqa: TID253 - imported where a mysql:// URL is opened only
 
 _driver = MySQLConverter("utf8mb4")
+# What the driver escapes; its own search for them, one after the other, takes ten times as long.
+_ESCAPED = bytes(sign for sign in range(256) if _driver.escape(bytes([sign])) != bytes([sign]))
 
 
 def literal(value: Any) -> bytes:
@@ -20,9 +22,11 @@ def literal(value: Any) -> bytes:
         return b"%d" % value
     if kind is str:
         value = value.encode()
+    elif value is None:
+        return b"NULL"
     elif kind is not bytes:
         return bytes(_driver.quote(_driver.escape(_driver.to_mysql(value))))
-    return b"'%b'" % (value if value.isalnum() else _driver.escape(value))
+    return b"'%b'" % (value if len(value.translate(None, _ESCAPED)) == len(value) else _driver.escape(value))
 
 
 def bind(sql: bytes, values: Sequence[Any]) -> bytes:
