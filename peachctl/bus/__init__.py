@@ -38,6 +38,11 @@ class Bus(Protocol):
         """Up to `most` messages, waiting at most `timeout` seconds; none is a value."""
         ...
 
+    def vouch(self) -> None:
+        """Says that what was polled is of the transport that it was opened for; asked for before it is filed for good.
+        Raises MadeAnewError where a topic was made anew meanwhile."""
+        ...
+
     def ack(self, messages: Sequence[Message]) -> None:
         """These are filed (or are dead letters in the store); they do not come again."""
         ...

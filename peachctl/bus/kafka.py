@@ -23,9 +23,12 @@ import gc
 import hashlib
 import logging
 import re
+import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
@@ -101,6 +104,8 @@ class KafkaBus:
         self._acked: dict[TopicPartition, int] = {}
         self._owed: dict[TopicPartition, int] = {}
         self._admin: Any = None
+        self._asked: Future[str | None] | None = None
+        self._vouched = True
         self._topic_id: str | None = None
         self._goal: dict[TopicPartition, int] | None = None
         self._again_at = 0.0
@@ -117,20 +122,28 @@ class KafkaBus:
         made. Raises UnreachableError while the broker does not answer (asked again, the bus goes on by itself),
         RefusedError, ConfigError, MadeAnewError."""
         if not self._ready:
-            try:
-                if self._open(timeout):
-                    self._take(timeout, most)
-            except NoOffsetForPartitionError as error:
-                self._begin(error.args[0])
-            except KafkaError as error:
-                self._failed(error)
-            except PeachError:
-                raise
-            except Exception as error:  # of kafka-python: the next poll of this consumer might never return
-                logger.exception("the consumer failed; another one is made")
-                self._drop()
-                self._away(f"{type(error).__name__} in the consumer")
+            with self._translated():
+                try:
+                    if self._open(timeout):
+                        self._take(timeout, most)
+                except NoOffsetForPartitionError as error:
+                    self._begin(error.args[0])
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+
+    def vouch(self) -> None:
+        """kafka-python reads on in a topic that was made anew while it read, at the offset where it was. So the topic's
+        id is asked for when a batch has come, while it is filed, and the answer looked at before that is for good."""
+        if self._vouched:
+            return
+        asked, self._asked = self._asked, None
+        with self._translated():
+            if asked is not None:
+                self._check_topic(asked.result(CALL / 1000))
+            elif not self._open(_AGAIN):
+                self._away(f"topic {self._config.kafka.topic_execute}: nobody can say whether it is the same")
+            else:
+                self._same_topic()
+        self._vouched = True
 
     def ack(self, messages: Sequence[Message]) -> None:
         """Commits the offsets behind these. What cannot be committed now is committed later, or comes again."""
@@ -247,7 +260,12 @@ class KafkaBus:
             self._forget(self._gone)
             self._gone.clear()
         if records:
-            self._same_topic()
+            if self._topic_id:
+                self._vouched = False
+                self._ask()
+            else:
+                self._same_topic()
+                self._vouched = True
         for tp, found in records.items():
             for record in found:
                 self._ready.append(self._message(record))
@@ -266,13 +284,27 @@ class KafkaBus:
         elif time.monotonic() > self._look_at:
             self._look_around(consumer)
 
+    def _ask(self) -> None:
+        """Asks for the topic's id in a thread that nobody has to wait for."""
+        admin, topic, asked = self._admin, self._config.kafka.topic_execute, Future[str | None]()
+
+        def ask() -> None:
+            try:
+                asked.set_result(topic_id(admin, topic))
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is wanted
+                asked.set_exception(error)
+
+        self._asked = asked
+        threading.Thread(target=ask, name="topic-id", daemon=True).start()
+
     def _same_topic(self) -> None:
-        """Raises MadeAnewError where the topic is another one than at the start, before anything of it is delivered:
-        kafka-python reads on in a topic that was made anew while it read, at the offset where it was. Brokers before
-        2.8 give topics no ids; there the offsets that went with the topic show it, and another consumer compares what
-        it finds. Raises UnreachableError for that."""
+        self._check_topic(topic_id(self._admin, self._config.kafka.topic_execute))
+
+    def _check_topic(self, found: str | None) -> None:
+        """Raises MadeAnewError where the topic is another one than at the start. found: its id now. Brokers before 2.8
+        give topics no ids; there the offsets that went with the topic show it, nothing is delivered, and another
+        consumer compares what it finds. Raises UnreachableError for that."""
         topic = self._config.kafka.topic_execute
-        found = topic_id(self._admin, topic)
         if found is None:
             self._drop()
             self._trouble = self._no_topic()
@@ -447,6 +479,20 @@ class KafkaBus:
             logger.debug("the members of the group are not known: %s", error)
             return True
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What kafka-python raises, as errors of ours; its consumer is not used any more then."""
+        try:
+            yield
+        except KafkaError as error:
+            self._failed(error)
+        except PeachError:
+            raise
+        except Exception as error:  # the next poll of this consumer might never return
+            logger.exception("the consumer failed; another one is made")
+            self._drop()
+            self._away(f"{type(error).__name__} in the consumer")
+
     def _failed(self, error: KafkaError) -> NoReturn:
         """An error out of kafka-python: this consumer is not used any more."""
         self._drop()
@@ -458,6 +504,7 @@ class KafkaBus:
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         admin, self._admin = self._admin, None
+        self._asked = None
         self._left_out = 0
         for kept in (
             self._ready,

@@ -226,6 +226,7 @@ class _Run:
                 width,
                 self._in_worker,
                 first=taken_ahead(),
+                count=len(self._steps),
                 prepare=self._prepare,
                 settle=self._settle_reply,
                 affinity=lambda index: (self._steps[index].call.service, self._steps[index].call.version),

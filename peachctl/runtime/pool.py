@@ -47,7 +47,7 @@ class _Token:
 
 class Pool:
     """At most `size` forked workers. work: runs in a worker, what `prepare` made of a node -> Reply, and never raises.
-    first: a worker that is there already.
+    first: a worker that is there already. count: of the nodes that will be submitted, each once.
 
     settle: turns a Reply into what dask passes on, in the workflow's process. prepare: (index, upstream outcomes) ->
     what a node needs, or ("settled", outcome) for one that must not run. affinity: index -> what a worker may have
@@ -60,12 +60,14 @@ class Pool:
         work: Callable[[Work], Reply],
         *,
         first: Worker | None = None,
+        count: int,
         prepare: Callable[[int, Mapping[int, Any]], tuple[str, Any]],
         settle: Callable[[Reply], Any],
         affinity: Callable[[int], Any],
         name: Callable[[int], str],
     ) -> None:
         self._size = size
+        self._left = count
         self._work = work
         self._prepare = prepare
         self._settle = settle
@@ -81,11 +83,14 @@ class Pool:
     def submit(self, _: Callable[..., Any], batch: list[tuple[Any, ...]]) -> _Token:
         """For `dask.local.get_async` with chunksize 1 and the identity as `dumps`."""
         key, (_task, data), *_rest = batch[0]
+        self._left -= 1
         kind, what = self._prepare(key, data)
         if kind == "settled":
             self._done.append((key, what))
         else:
             self._send(key, what)
+        if not self._left:
+            self._dismiss()
         return _Token(self)
 
     def next(self) -> tuple[int, Any]:
@@ -199,6 +204,12 @@ class Pool:
         self._selector.register(worker.socket, selectors.EVENT_READ, (worker, "socket"))
         self._selector.register(worker.pidfd, selectors.EVENT_READ, (worker, "pidfd"))
         return worker
+
+    def _dismiss(self) -> None:
+        """No worker gets another node: each ends when it has none, while this process does what is left to do."""
+        for worker in self._workers.values():
+            with contextlib.suppress(OSError):
+                worker.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Ends all workers; those that still run a node at once."""

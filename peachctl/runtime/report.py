@@ -105,6 +105,9 @@ class ExecutorReporter:
     def end(self, failed: int) -> None:
         self._send({"event": "end", "failed": failed})
 
+    def close(self) -> None:
+        self._socket.close()
+
     def _send(self, event: dict[str, Any]) -> None:
         raw = json.dumps(event, allow_nan=False).encode()
         limit = 8192

@@ -108,12 +108,15 @@ def _warm_up(orders: socket.socket, *, worker: bool) -> None:
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - open as long as the process
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     faulthandler.enable()
+    from peachctl.runtime.rehearsal import rehearse_node, rehearse_run
+
     if worker:
         from peachctl.runtime.graph import work_ahead
         from peachctl.runtime.worker import fork_ahead
 
         with contextlib.suppress(OSError):  # then it is forked when it is wanted, and that says why it can't be
-            fork_ahead(work_ahead, orders)
+            fork_ahead(rehearse_node, work_ahead, orders)
+    rehearse_run()
 
 
 def _run(order: dict[str, Any], reports: int, output: int, lock: int, *, warm: bool) -> int:

@@ -135,14 +135,17 @@ def serve(connection: socket.socket, mark: bytes, work: Callable[[Any], Reply]) 
 _ahead: Worker | None = None
 
 
-def fork_ahead(work: Callable[[Job], Callable[[Any], Reply]], *others: socket.socket) -> None:
-    """Forks a worker that this process may want later. work: makes of a job what the worker does with a node. others:
-    connections that are not the worker's."""
+def fork_ahead(
+    settle: Callable[[], None], work: Callable[[Job], Callable[[Any], Reply]], *others: socket.socket
+) -> None:
+    """Forks a worker that this process may want later. settle: what it does first. work: makes of a job what the worker
+    does with a node. others: connections that are not the worker's."""
     global _ahead  # noqa: PLW0603 - a workflow has one process
 
     def live(connection: socket.socket, mark: bytes) -> NoReturn:
         for other in others:
             other.close()
+        settle()
         first, descriptors, _, _ = socket.recv_fds(connection, 1, 2, socket.MSG_CMSG_CLOEXEC)
         raw = _receive(connection, mark) if first else None
         if raw is None:

@@ -8,7 +8,7 @@ token), with the exception of `cancel`, `delete` and of clients of 2017 that wri
 holder learns of it from `renew`. All times of leases are the database's, never the caller's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum, StrEnum
@@ -202,11 +202,14 @@ class Released:
 class Store(Protocol):
     """The verbs. See the module's docstring for what holds for all of them."""
 
-    def file(self, entries: Sequence[Entry], letters: Sequence[Letter] = ()) -> list[Filed]:
+    def file(
+        self, entries: Sequence[Entry], letters: Sequence[Letter] = (), sure: Callable[[], None] = lambda: None
+    ) -> list[Filed]:
         """Files all entries (status queued, or error where refused) with origin and announcement to be made, and the
         letters, in one transaction. An entry whose origin is known makes no row: the known one is returned with
         new=False. A letter whose origin is known is passed over. The sha256 of either must be the same then, else
-        StateError: the topic was made anew. An execution_file that is taken by another row raises ExecutionFileTaken,
+        StateError: the topic was made anew. sure: is called when all is done but the COMMIT; what it raises undoes it.
+        An execution_file that is taken by another row raises ExecutionFileTaken,
         an entry that is larger than the database takes EntryTooLarge."""
         ...
 

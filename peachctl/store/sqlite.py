@@ -7,7 +7,7 @@ A run is open until its executor, or whoever knows that it vanished, has closed 
 nobody, whatever its status: `retry` of a workflow that was just cancelled waits until its processes are gone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peachctl.errors import ConfigError
@@ -110,12 +110,15 @@ class SqliteStore:
 
     # Filing
 
-    def file(self, entries: Sequence[Entry], letters: Sequence[Letter] = ()) -> list[Filed]:
+    def file(
+        self, entries: Sequence[Entry], letters: Sequence[Letter] = (), sure: Callable[[], None] = lambda: None
+    ) -> list[Filed]:
         with self._db.writing():
             filing = Filing(self._db, self._clock, self._attempts)
             filed = [filing.file(entry, announce=True) for entry in entries]
             for letter in letters:
                 filing.file_letter(letter)
+            sure()
         return filed
 
     def file_claimed(self, entry: Entry, executor: Executor, lease: float) -> Claim:
