@@ -8,7 +8,7 @@ them: nobody takes them for scripts, and the next ingest removes them when they 
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from peachctl import files, names, script, wire
@@ -43,8 +43,13 @@ def place(queue_folder: Path, execution_file: str, workflow_json: str) -> None:
         fail_point("ingest:placed-later")
 
 
+_FEW = 4
+"""Scripts for which a thread takes longer than it saves."""
+
+
 class Drafts:
-    """The scripts of one batch, made in a thread while the block runs; gone at its end unless they were placed.
+    """The scripts of one batch, made in a thread while the block runs; gone at its end unless they were placed. A few
+    are made when they are placed.
 
     given: what may become a queued row, or None; a script is known by its index in it.
     """
@@ -53,10 +58,12 @@ class Drafts:
         self._folder = queue_folder
         self._given = given
         self._thread = ThreadPoolExecutor(1, "drafts")
+        self._making: Future[None] | None = None
         self._made: dict[int, files.Draft | PeachError] = {}
 
     def __enter__(self) -> "Drafts":
-        self._making = self._thread.submit(self._make)
+        if len(self._given) > _FEW:
+            self._making = self._thread.submit(self._make_all)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,22 +72,29 @@ class Drafts:
             if isinstance(made, files.Draft):
                 files.drop(made)
 
-    def _make(self) -> None:
-        for index, pair in enumerate(self._given):
-            if pair is None:
-                continue
-            entry, workflow = pair
-            try:
-                text = text_of(entry.execution_file, entry.workflow_json, workflow)
-                if text is not None:
-                    self._made[index] = files.draft(self._folder, entry.execution_file, text)
-                    fail_point("ingest:drafted")
-            except PeachError as error:
-                self._made[index] = error
+    def _make_all(self) -> None:
+        for index in range(len(self._given)):
+            self._make(index)
+
+    def _make(self, index: int) -> None:
+        pair = self._given[index]
+        if pair is None:
+            return
+        entry, workflow = pair
+        try:
+            text = text_of(entry.execution_file, entry.workflow_json, workflow)
+            if text is not None:
+                self._made[index] = files.draft(self._folder, entry.execution_file, text)
+                fail_point("ingest:drafted")
+        except PeachError as error:
+            self._made[index] = error
 
     def place(self, index: int, execution_file: str) -> None:
         """Gives a script its name. Raises WireError, FilesError: what kept it from being made, too."""
-        self._making.result()
+        if self._making is not None:
+            self._making.result()
+        else:
+            self._make(index)
         made = self._made.get(index)
         if isinstance(made, PeachError):
             raise made

@@ -72,6 +72,7 @@ PRIORITY_HEADER = "peachctl-priority"
 
 _MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
+_COMMIT_WITHIN = 0.1  # seconds
 _AGAIN = 1.0  # seconds between the consumers that are made
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
@@ -103,6 +104,7 @@ class KafkaBus:
         self._delivered: dict[TopicPartition, int] = {}
         self._acked: dict[TopicPartition, int] = {}
         self._owed: dict[TopicPartition, int] = {}
+        self._commit_at = 0.0
         self._admin: Any = None
         self._asked: Future[str | None] | None = None
         self._vouched = True
@@ -146,12 +148,15 @@ class KafkaBus:
         self._vouched = True
 
     def ack(self, messages: Sequence[Message]) -> None:
-        """Commits the offsets behind these. What cannot be committed now is committed later, or comes again."""
+        """The offsets behind these are committed by the polls that follow, in a tenth of a second: a commit takes the
+        broker as long as all else that it does for a workflow, and that just when its run begins. What cannot be
+        committed is tried again, or comes again."""
         for message in messages:
             tp, offset = _place(message), message.origin.offset
             if self._since.get(tp, offset + 1) <= offset < self._delivered.get(tp, -1):
+                if not self._owed:
+                    self._commit_at = time.monotonic() + _COMMIT_WITHIN
                 self._owed[tp] = max(offset + 1, self._owed.get(tp, 0))
-        self._commit()
 
     def reject(self, message: Message, reason: str, *, field: str = "", byte_offset: int | None = None) -> None:
         """A copy in `kafka.topic_dead` (`DeadLetters`). Fails with a warning only.
@@ -177,6 +182,7 @@ class KafkaBus:
         """Whether what was there at the start is done, by us or by others of the group."""
         if self._consumer is None or self._goal is None or self._fresh or self._ready:
             return False
+        self._commit()
         try:
             for tp, end in list(self._goal.items()):
                 if tp in self._consumer.assignment():
@@ -205,6 +211,10 @@ class KafkaBus:
 
     def close(self) -> None:
         """Leaves the group: what was not acknowledged goes to another consumer at once."""
+        try:
+            self._commit()
+        except PeachError as error:
+            logger.debug("%s", error.message)
         self._drop()
         self._publisher.close()
 
@@ -252,13 +262,18 @@ class KafkaBus:
         return True
 
     def _take(self, timeout: float, most: int) -> None:
-        self._commit()
+        if time.monotonic() >= self._commit_at:
+            self._commit()
         consumer = self._consumer
         wait = max(timeout, 0.0 if consumer.assignment() else _JOINING)
+        if self._owed:
+            wait = min(wait, max(0.0, self._commit_at - time.monotonic()))
         records = consumer.poll(timeout_ms=int(wait * 1000), max_records=min(most, _MOST))
         if self._gone:
             self._forget(self._gone)
             self._gone.clear()
+        if self._owed and not records:
+            self._commit()
         if records:
             if self._topic_id:
                 self._vouched = False
@@ -411,8 +426,10 @@ class KafkaBus:
         if consumer is None:
             self._owed.clear()
             return
+        self._commit_at = time.monotonic() + _COMMIT_WITHIN
+        self._owed = {tp: offset for tp, offset in self._owed.items() if offset > self._acked.get(tp, 0)}
         ours = consumer.assignment() - self._fresh
-        wanted = {tp: offset for tp, offset in self._owed.items() if tp in ours and offset > self._acked.get(tp, 0)}
+        wanted = {tp: offset for tp, offset in self._owed.items() if tp in ours}
         if not wanted:
             return
         try:

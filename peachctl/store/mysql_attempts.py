@@ -248,4 +248,4 @@ class Attempts:
 
 
 def _joined(parts: Sequence[str]) -> Any:
-    return " UNION ".join(parts)
+    return " UNION ALL ".join(parts)
