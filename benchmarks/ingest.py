@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from execute import make_hub
-from installation import Installation, databases, installation
+from installation import Installation, databases, installation, say_file_cost
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: TID253 the floor is made of it
 
 from peachctl import app, script, wire
@@ -168,6 +168,7 @@ def main() -> None:
         return
     rates, costs = [], []
     with tempfile.TemporaryDirectory() as folder, installation(make_hub(Path(folder), inputs=2, parameters=3)) as place:
+        say_file_cost(place)
         with place.connect() as connection:
             connection.cursor().execute("CREATE TABLE floor_queue LIKE queue")
         print(f"{'round':>5}{'floor':>12}{'ours':>12}{'ratio':>8}{'processor: floor':>20}{'ours':>10}{'ratio':>8}")

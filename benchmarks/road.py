@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from execute import WORKFLOW, bare_forks, in_a_child, make_hub
-from installation import Installation, installation, until
+from installation import Installation, installation, say_file_cost, until
 from kafka import KafkaConsumer, TopicPartition  # noqa: TID253 the floor is made of it
 
 from peachctl import wire
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, installation(make_hub(Path(folder))) as place:
+        say_file_cost(place)
         base = floor(place, given.count)
         place.start("consume", "ingest")
         execute = place.start("consume", "execute")
