@@ -423,13 +423,14 @@ def open_consumer(to: Settings, group: str | None, **more: Any) -> KafkaConsumer
         )
 
 
-def open_producer(to: Settings, largest: int = 1 << 20) -> KafkaProducer:
-    """A producer whose sends end within 30 s. largest: bytes of a value. Raises UnreachableError, RefusedError."""
+def open_producer(to: Settings, largest: int = 1 << 20, delivery: float = 30.0) -> KafkaProducer:
+    """A producer whose sends end within `delivery` seconds. largest: bytes of a value. Raises UnreachableError,
+    RefusedError."""
     with border(to, "no connection"):
         return KafkaProducer(
-            **to.options(),
+            **to.options() | {"request_timeout_ms": int(delivery * 1000)},
             acks="all",
-            delivery_timeout_ms=30_000,
+            delivery_timeout_ms=int(delivery * 1000),
             max_block_ms=5_000,
             max_request_size=largest + (64 << 10),
         )

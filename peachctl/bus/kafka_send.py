@@ -6,6 +6,7 @@ one that is too large. After an error that is final its producer answers every l
 thrown away and the next message gets another.
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -33,7 +34,10 @@ from peachctl.bus.kafka_client import (
 from peachctl.errors import PeachError
 from peachctl.store import Origin
 
-_REPLY = 35.0  # seconds; the producer's own time-outs are shorter
+# Seconds. All that a command waits for has to stay below 30: for the topic (5 s), the broker's answer, and the goodbye.
+_DELIVERY = 15.0
+_REPLY = 18.0  # the producer's own time-outs are shorter
+_BLOCKED = 10.0
 
 
 class KafkaSender:
@@ -49,27 +53,29 @@ class KafkaSender:
         """Raises UnreachableError, RefusedError."""
         if self._producer is None:
             reach(self._to, self._patience)
-            self._producer = open_producer(self._to, self._largest)
+            self._producer = open_producer(self._to, self._largest, _DELIVERY)
 
     def send(self, topic: str, body: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Origin:
         """Returns where the message stands. Raises MessageTooLarge, RefusedError, TopicMissing, and
         UnreachableError: then it may or may not stand there."""
         self.connect()
+        began = time.monotonic()
         try:
             told = self._producer.send(topic, body, headers=list(headers)).get(timeout=_REPLY)
         except KafkaError as error:
             self.close()
-            raise self._meaning(topic, len(body), error) from error
+            raise self._meaning(topic, len(body), error, time.monotonic() - began) from error
         return Origin(told.topic, told.partition, told.offset)
 
-    def _meaning(self, topic: str, size: int, error: KafkaError) -> PeachError:
+    def _meaning(self, topic: str, size: int, error: KafkaError, waited: float) -> PeachError:
         if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
             return MessageTooLarge(
                 f"a message of {size} bytes is more than Kafka takes for the topic {topic}",
                 f"raise its max.message.bytes: kafka-configs.sh --alter --entity-type topics --entity-name {topic} ...",
             )
         # The library asks for a topic that is not there until its time is over, and then names no cause.
-        if isinstance(error, KafkaTimeoutError | UnknownTopicOrPartitionError) and self._lacks(topic):
+        unknown = isinstance(error, KafkaTimeoutError | UnknownTopicOrPartitionError)
+        if unknown and waited < _BLOCKED and self._lacks(topic):
             return no_topic(self._to, topic)
         return translated(error, self._to, f"a message to the topic {topic} was not acknowledged")
 
