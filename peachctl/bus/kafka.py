@@ -505,6 +505,9 @@ class KafkaBus:
             self._failed(error)
         except PeachError:
             raise
+        except TimeoutError:
+            self._drop()
+            self._away(f"topic {self._config.kafka.topic_execute}: no answer within {CALL // 1000} s")
         except Exception as error:  # the next poll of this consumer might never return
             logger.exception("the consumer failed; another one is made")
             self._drop()
