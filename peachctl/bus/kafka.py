@@ -73,6 +73,7 @@ PRIORITY_HEADER = "peachctl-priority"
 _MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
 _COMMIT_WITHIN = 0.1  # seconds
+_GOODBYE = 3000  # milliseconds for what is left to commit
 _AGAIN = 1.0  # seconds between the consumers that are made
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
@@ -212,7 +213,7 @@ class KafkaBus:
     def close(self) -> None:
         """Leaves the group: what was not acknowledged goes to another consumer at once."""
         try:
-            self._commit()
+            self._commit(_GOODBYE)
         except PeachError as error:
             logger.debug("%s", error.message)
         self._drop()
@@ -421,7 +422,7 @@ class KafkaBus:
         except KafkaError as error:
             self._failed(error)
 
-    def _commit(self) -> None:
+    def _commit(self, timeout: int = CALL) -> None:
         consumer = self._consumer
         if consumer is None:
             self._owed.clear()
@@ -433,7 +434,7 @@ class KafkaBus:
         if not wanted:
             return
         try:
-            consumer.commit({tp: _offset(offset) for tp, offset in wanted.items()}, timeout_ms=CALL)
+            consumer.commit({tp: _offset(offset) for tp, offset in wanted.items()}, timeout_ms=timeout)
             fail_point("kafka:committed")
         except (CommitFailedError, RebalanceInProgressError) as error:
             # Tried again with the next poll, unless the partition is somebody else's by then.
