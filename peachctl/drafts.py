@@ -43,13 +43,9 @@ def place(queue_folder: Path, execution_file: str, workflow_json: str) -> None:
         fail_point("ingest:placed-later")
 
 
-_FEW = 4
-"""Scripts for which a thread takes longer than it saves."""
-
-
 class Drafts:
-    """The scripts of one batch, made in a thread while the block runs; gone at its end unless they were placed. A few
-    are made when they are placed.
+    """The scripts of one batch, made in a thread while the block runs; gone at its end unless they were placed. A
+    single one is made when it is placed: a thread for it would take longer than it saves.
 
     given: what may become a queued row, or None; a script is known by its index in it.
     """
@@ -62,7 +58,7 @@ class Drafts:
         self._made: dict[int, files.Draft | PeachError] = {}
 
     def __enter__(self) -> "Drafts":
-        if len(self._given) > _FEW:
+        if len(self._given) > 1:
             self._making = self._thread.submit(self._make_all)
         return self
 

@@ -321,6 +321,13 @@ class Ingest:
             judged = [self._judge(message) for message in messages]
             filed, waiting, settled, taken = self._file_all(messages, judged)
             told = self._publish(waiting)
+            unheard = len(told) < len(waiting)
+            again = not all(one.new for one in filed)
+            if again and not unheard:
+                # Most likely after a kill: scripts and events of it may be owed.
+                self._announced([*told, *settled])
+                self._relay()
+                told = settled = []
             self._refuse(messages, judged, filed, taken)
             self._bus.ack(messages)
             fail_point("ingest:acked")
@@ -328,10 +335,8 @@ class Ingest:
             self._handled += len(self._hand)
             self._hand = []
             self._announced([*told, *settled])
-            if len(told) < len(waiting):
+            if again or unheard:
                 return
-            # What was known before has come again, most likely after a kill: its event may be owed.
-            others = others or not all(one.new for one in filed)
             self._owed = others
         if others:
             self._relay()

@@ -407,7 +407,7 @@ def test_a_run_has_the_service_as_it_is_and_not_as_it_was_when_its_process_was_f
     peach.env["PEACHCTL_FOLDERS__HUB"] = str(hub)
     code = hub / "Text" / "v1" / "Text.py"
     with opened(peach) as rig:
-        for text in ("one", "two"):
+        for text in ("one", "another"):  # of another size: within a second Python tells modules by it
             rig.until(lambda: any(waits(pid) for pid in carriers(rig.executor.token)))
             code.write_text(f"def start(c, *_):\n    return [{text!r}]\n")
             [id] = filed(peach, rig.store, workflow(node("a", "Text", ["x"])))

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from peachctl import processes
 from peachctl.runtime.job import Job
-from peachctl.runtime.worker import begin_output
+from peachctl.runtime.worker import WAITING, begin_output
 
 MESSAGE_SIZE = 256 << 10
 _TAKEN = b"!"
@@ -85,9 +85,9 @@ def _live(orders: socket.socket, parent: int, lock: int, *, warm: bool, worker: 
         _restore_signals()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
-        processes.set_name("peach:waiting")
         if warm:
             _warm_up(orders, worker=worker)
+        processes.set_name(WAITING)
         raw, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_SIZE, 2, socket.MSG_CMSG_CLOEXEC)
         if not raw:
             os._exit(0)

@@ -22,9 +22,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from peachctl import processes
 from peachctl.runtime.entry import become_worker
 from peachctl.runtime.failure import Failure
 from peachctl.runtime.job import Job
+
+WAITING = "peach:waiting"
+"""Name of a process that has settled in and waits for its work."""
 
 _PR_SET_PDEATHSIG = 1
 _MARK = 8
@@ -146,6 +150,7 @@ def fork_ahead(
         for other in others:
             other.close()
         settle()
+        processes.set_name(WAITING)
         first, descriptors, _, _ = socket.recv_fds(connection, 1, 2, socket.MSG_CMSG_CLOEXEC)
         raw = _receive(connection, mark) if first else None
         if raw is None:

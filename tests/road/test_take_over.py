@@ -70,6 +70,7 @@ def test_a_killed_executor_is_taken_over_at_once_and_done_nodes_do_not_run_again
     peach.until(lambda: is_running(peach, "slow"))
     process.kill()
     process.wait()
+    peach.until(lambda: not peach.marked())  # else the node may end well before it is ended
     go_on(peach)
     began = time.monotonic()
     peach("consume", "execute", "--once", PEACHCTL_EXECUTE__LEASE="600s")
