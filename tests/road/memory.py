@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.conftest import Peach, node, workflow
 from tests.road import ledger
 from tests.road.campaign import children, installation
+from tests.runner.rig import waits
 from tests.servers import databases, kafka
 
 IDLE = 60.0
@@ -52,8 +53,8 @@ def descriptors(pids: list[int]) -> int:
 
 
 def family(pid: int) -> list[int]:
-    """All processes below this one."""
-    return [one for child in children(pid) for one in (child, *family(child))]
+    """All processes below this one, but for those that wait for a run: each becomes one."""
+    return [one for child in children(pid) if not waits(child) for one in (child, *family(child))]
 
 
 @dataclass
