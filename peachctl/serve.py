@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HEARING = 20.0  # seconds
+
 ONCE_PATIENCE = 30.0
 """Seconds for which `--once` waits for a server that is away."""
 
@@ -198,6 +200,12 @@ class IngestThread:
         self._wake()
 
 
+def has_heard(events: "KafkaEvents | None", began: float) -> bool:
+    """Whether an executor that began then (monotonic seconds) has heard of its broker, or has waited long enough: it
+    works without, and systemd must not end it for that."""
+    return events is None or events.heard_once or time.monotonic() - began > _HEARING
+
+
 def serve_events(
     loop: ExecuteLoop,
     store: Store,
@@ -217,6 +225,7 @@ def serve_events(
     notifier = Notifier()
     patience = Patience(once)
     failure: BaseException | None = None
+    began = time.monotonic()
     if ingest is not None:
         ingest.hurry(notifier.patience)
     try:
@@ -240,7 +249,7 @@ def serve_events(
             if events is not None:
                 events.tend()
             notifier.step(
-                well=loop.signed_on and (ingest is None or ingest.began),
+                well=loop.signed_on and has_heard(events, began) and (ingest is None or ingest.began),
                 # Not while all ends in any case: a batch in hand may take its time.
                 alive=ingest is None or loop.draining or ingest.quiet <= notifier.patience,
                 status=lambda: _events_status(loop, store, events, ingest),

@@ -12,6 +12,7 @@ from kafka.record.default_records import DefaultRecordBatch  # noqa: TID253
 
 from peachctl.bus.kafka_client import Settings, reach
 from peachctl.bus.kafka_events import KafkaEvents
+from peachctl.serve import has_heard
 from tests import topics
 from tests.servers import kafka, until
 from tests.topics import Topics
@@ -227,3 +228,12 @@ def test_a_broker_that_goes_away_is_said_once_and_heard_again_when_it_is_back(ca
         "no events are heard, the queue is looked into instead: Kafka does not answer",
         "events are heard again",
     ]
+
+
+def test_an_executor_counts_as_up_when_the_broker_has_answered_and_without_it_after_20_seconds() -> None:
+    events, now = KafkaEvents(lambda _: None, "t", lambda: None), time.monotonic()
+    assert has_heard(None, now)
+    assert not has_heard(events, now - 19)
+    assert has_heard(events, now - 21)
+    events.heard_once = True
+    assert has_heard(events, now)

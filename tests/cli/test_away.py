@@ -71,23 +71,25 @@ def test_a_database_that_refuses_ends_each_consumer_at_once(peach: Peach) -> Non
 def test_a_consumer_is_ready_when_kafka_has_answered_and_not_before(peach: Peach) -> None:
     broker = kafka.shared()
     between = Between(broker.ports["plaintext"])
-    ears = [Ear(str(peach.home / name)) for name in ("ingest", "all")]
+    names = ("ingest", "execute", "all")
+    ears = [Ear(str(peach.home / name)) for name in names]
     with on(broker) as topics:
         topics.create_all()
         peach.env |= topics.environment() | {"PEACHCTL_KAFKA__BOOTSTRAP_SERVERS": between.address}
         with between.swallowing():
             started = [
                 peach.start("consume", name, NOTIFY_SOCKET=ear.address, WATCHDOG_USEC="1000000")
-                for name, ear in zip(("ingest", "all"), ears, strict=True)
+                for name, ear in zip(names, ears, strict=True)
             ]
             for ear in ears:
                 # It goes on, and says why it is not ready.
-                peach.until(lambda: any("Kafka cannot be reached" in line for line in ear.listen()))  # noqa: B023
+                away = ("Kafka cannot be reached", "no events are heard")
+                peach.until(lambda: any(one in line for line in ear.listen() for one in away))  # noqa: B023
                 assert "READY=1" not in ear.heard
         for ear in ears:
             peach.until(lambda: "READY=1" in ear.listen())  # noqa: B023
             ear.close()
         for process in started:
             process.terminate()
-        assert [process.wait(20) for process in started] == [0, 0]
+        assert [process.wait(20) for process in started] == [0, 0, 0]
     between.close()
