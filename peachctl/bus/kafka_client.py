@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 15.0
 """Seconds for which commands wait for a server that does not answer. All of a command takes less than 30 then."""
 
 CALL = 10_000
