@@ -267,6 +267,7 @@ class Ingest:
             raise
         except (UnreachableError, files.FilesError, HubMissing) as error:
             self._pause(error)
+            self._bus.rest()
             if isinstance(error, files.DiskFull):
                 self._room.later()
             time.sleep(min(timeout, 1.0))
@@ -317,6 +318,8 @@ class Ingest:
         others = self._owed or self._more or time.monotonic() >= self._look_at
         if self._hand:
             self._owed = True
+            if self.paused is not None:
+                self._bus.vouch()  # a moment ago the broker may have been silent: no transaction waits for it again
             messages = [message if message.file is None else self._as_it_is_now(message) for message in self._hand]
             judged = [self._judge(message) for message in messages]
             filed, waiting, settled, taken = self._file_all(messages, judged)

@@ -43,6 +43,10 @@ class Bus(Protocol):
         Raises MadeAnewError where a topic was made anew meanwhile."""
         ...
 
+    def rest(self) -> None:
+        """Nothing will be polled for a while."""
+        ...
+
     def ack(self, messages: Sequence[Message]) -> None:
         """These are filed (or are dead letters in the store); they do not come again."""
         ...

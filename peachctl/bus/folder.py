@@ -141,6 +141,9 @@ class FolderBus:
     def vouch(self) -> None:
         """Nothing: origins are those of the files."""
 
+    def rest(self) -> None:
+        """Nothing: it asks nobody."""
+
     def ack(self, messages: Sequence[Message]) -> None:
         """Removes what was taken; unknown ones and those that were rejected are passed over."""
         for message in messages:

@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent import futures
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
@@ -73,7 +73,8 @@ PRIORITY_HEADER = "peachctl-priority"
 _MOST = 500
 _JOINING = 0.1  # seconds that a poll of a consumer without partitions takes at least: it does nothing in none
 _COMMIT_WITHIN = 0.1  # seconds
-_GOODBYE = 3000  # milliseconds for what is left to commit
+_ANSWER = 1.0  # seconds for which a batch that is all but filed waits for the topic's id
+_GOODBYE = 2000  # milliseconds for what is left to commit
 _AGAIN = 1.0  # seconds between the consumers that are made
 _LOOK = 5.0  # seconds of silence after which we look whether the broker is there and we are not stalled
 _SETTLING = 3.0  # seconds in which an end before what was read may turn out to be none
@@ -107,7 +108,7 @@ class KafkaBus:
         self._owed: dict[TopicPartition, int] = {}
         self._commit_at = 0.0
         self._admin: Any = None
-        self._asked: Future[str | None] | None = None
+        self._asked: futures.Future[str | None] | None = None
         self._vouched = True
         self._topic_id: str | None = None
         self._goal: dict[TopicPartition, int] | None = None
@@ -138,15 +139,26 @@ class KafkaBus:
         id is asked for when a batch has come, while it is filed, and the answer looked at before that is for good."""
         if self._vouched:
             return
-        asked, self._asked = self._asked, None
+        topic = self._config.kafka.topic_execute
         with self._translated():
-            if asked is not None:
-                self._check_topic(asked.result(CALL / 1000))
+            if self._asked is not None:
+                # Nobody's lock waits for a broker that is silent: this is asked for again.
+                if not futures.wait((self._asked,), _ANSWER).done:
+                    self._away(f"topic {topic}: the broker does not say whether it is the same")
+                asked, self._asked = self._asked, None
+                self._check_topic(asked.result())
             elif not self._open(_AGAIN):
-                self._away(f"topic {self._config.kafka.topic_execute}: nobody can say whether it is the same")
+                self._away(f"topic {topic}: nobody can say whether it is the same")
             else:
                 self._same_topic()
         self._vouched = True
+
+    def rest(self) -> None:
+        """Commits what polls would have committed."""
+        try:
+            self._commit()
+        except PeachError as error:
+            logger.debug("%s", error.message)
 
     def ack(self, messages: Sequence[Message]) -> None:
         """The offsets behind these are committed by the polls that follow, in a tenth of a second: a commit takes the
@@ -214,8 +226,8 @@ class KafkaBus:
         """Leaves the group: what was not acknowledged goes to another consumer at once."""
         try:
             self._commit(_GOODBYE)
-        except PeachError as error:
-            logger.debug("%s", error.message)
+        except Exception as error:  # noqa: BLE001 it is given up in any case
+            logger.debug("the last offsets are not committed: %s", error)
         self._drop()
         self._publisher.close()
 
@@ -266,10 +278,10 @@ class KafkaBus:
         if time.monotonic() >= self._commit_at:
             self._commit()
         consumer = self._consumer
-        wait = max(timeout, 0.0 if consumer.assignment() else _JOINING)
-        if self._owed:
-            wait = min(wait, max(0.0, self._commit_at - time.monotonic()))
-        records = consumer.poll(timeout_ms=int(wait * 1000), max_records=min(most, _MOST))
+        patience = max(timeout, 0.0 if consumer.assignment() else _JOINING)
+        if not consumer.assignment().isdisjoint(self._owed):
+            patience = min(patience, max(0.0, self._commit_at - time.monotonic()))
+        records = consumer.poll(timeout_ms=int(patience * 1000), max_records=min(most, _MOST))
         if self._gone:
             self._forget(self._gone)
             self._gone.clear()
@@ -302,7 +314,7 @@ class KafkaBus:
 
     def _ask(self) -> None:
         """Asks for the topic's id in a thread that nobody has to wait for."""
-        admin, topic, asked = self._admin, self._config.kafka.topic_execute, Future[str | None]()
+        admin, topic, asked = self._admin, self._config.kafka.topic_execute, futures.Future[str | None]()
 
         def ask() -> None:
             try:
@@ -506,9 +518,6 @@ class KafkaBus:
             self._failed(error)
         except PeachError:
             raise
-        except TimeoutError:
-            self._drop()
-            self._away(f"topic {self._config.kafka.topic_execute}: no answer within {CALL // 1000} s")
         except Exception as error:  # the next poll of this consumer might never return
             logger.exception("the consumer failed; another one is made")
             self._drop()

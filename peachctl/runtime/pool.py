@@ -89,7 +89,7 @@ class Pool:
             self._done.append((key, what))
         else:
             self._send(key, what)
-        if not self._left:
+        if not self._left and len(self._workers) == 1:
             self._dismiss()
         return _Token(self)
 
@@ -206,7 +206,8 @@ class Pool:
         return worker
 
     def _dismiss(self) -> None:
-        """No worker gets another node: each ends when it has none, while this process does what is left to do."""
+        """The only worker has the last node: it ends with that, while this process does what is left to do. Where there
+        are more, what a service has left in one (a thread, a server) may be of use to a node in another."""
         for worker in self._workers.values():
             with contextlib.suppress(OSError):
                 worker.socket.shutdown(socket.SHUT_WR)

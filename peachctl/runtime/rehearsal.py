@@ -21,11 +21,11 @@ from peachctl.runtime.worker import Reply
 from peachctl.wire import decode_service_config, encode_service_config
 from peachctl.workflow import Service, ServiceParameter
 
-_NOWHERE = "/nonexistent"
+_NOWHERE = "/dev/null"  # there is nothing below it, and nobody can put anything there
 _SCRIPT = """\
 from peachctl.runtime import literal, node, output, run
 graph = {}
-graph['a'] = node('A', 1, [literal('/nonexistent')], ['1', None])
+graph['a'] = node('A', 1, [literal('/dev/null/x')], ['1', None])
 graph['b'] = node('A', 1, [output('a', 0), None], ['1', None])
 """
 _SERVICE = """\

@@ -1,5 +1,6 @@
 """A real broker that answers with errors, or not at all: what stands between makes it so (tests/servers/between)."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -21,9 +22,10 @@ from peachctl.bus.kafka_publish import Publisher
 from peachctl.bus.kafka_send import KafkaSender
 from peachctl.errors import PeachError, UnreachableError
 from peachctl.hub import find_services
+from peachctl.store import sqlite
 from tests import servers
 from tests.bus.conftest import kafka_config
-from tests.bus.test_kafka import Site, until
+from tests.bus.test_kafka import Site, ingested, until
 from tests.servers.between import BetweenKafka
 from tests.topics import Topics
 
@@ -291,3 +293,73 @@ def test_no_client_is_given_a_setting_that_it_does_not_know_for_its_error_would_
     to: Settings, client: Any
 ) -> None:
     assert set(to.options()) <= set(client.DEFAULT_CONFIG)
+
+
+# While a batch is filed
+
+
+@pytest.mark.fault("B8")
+def test_no_lock_of_the_database_is_held_for_a_broker_that_does_not_say_whether_its_topic_is_the_same(
+    far: Site, between: BetweenKafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = far.loop()
+    far.send("one")
+    ingested(far, loop)
+    asking = kafka_bus.topic_id
+    silent = contextlib.ExitStack()
+    entered = threading.Event()
+
+    def frozen(*given: Any) -> Any:
+        if not entered.is_set():
+            silent.enter_context(between.swallowing())
+            entered.set()
+        return asking(*given)
+
+    monkeypatch.setattr(kafka_bus, "topic_id", frozen)
+    far.send("two")
+    waits: list[float] = []
+    over = threading.Event()
+
+    def write() -> None:
+        with contextlib.closing(sqlite.open_store(far.home / "store")) as other:
+            while not over.is_set():
+                began = time.monotonic()
+                other.announced([999_999])
+                waits.append(time.monotonic() - began)
+                over.wait(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    until(entered.is_set, loop)
+    end = time.monotonic() + 4
+    until(lambda: time.monotonic() > end, loop)
+    over.set()
+    writer.join()
+    assert max(waits) < 2.5
+    assert far.names() == ["one"] and "does not say whether it is the same" in str(loop.paused) + caplog.text
+    silent.close()
+    until(lambda: far.names() == ["one", "two"], loop)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_what_was_acknowledged_is_committed_while_ingest_pauses(far: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = far.loop()
+    far.send("one")
+    until(lambda: far.names() == ["one"], loop)
+
+    def gone() -> Any:
+        raise PeachError("the hub is gone")
+
+    monkeypatch.setattr(loop, "_load_hub", gone)
+    monkeypatch.setattr(loop, "_loaded", -100.0)
+    until(lambda: loop.paused and far.committed() == 1, loop)
+
+
+def test_a_consumer_that_ends_waits_little_for_a_silent_broker(far: Site, between: BetweenKafka) -> None:
+    loop = far.loop()
+    far.send("one")
+    until(lambda: far.names() == ["one"], loop)
+    with between.swallowing():
+        began = time.monotonic()
+        far.buses[-1].close()
+        assert time.monotonic() - began < 9

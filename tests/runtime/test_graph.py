@@ -170,6 +170,37 @@ def test_what_a_node_leaves_in_its_process_does_not_fail_the_next_one(bench: Ben
     assert set(ran.states.values()) == {"success"}
 
 
+def test_what_a_service_has_started_lives_until_the_last_node_of_another_process_has_ended(bench: Bench) -> None:
+    bench.service(
+        "Serve",
+        """
+        import socket, threading
+        def start(c):
+            listener = socket.create_server(("127.0.0.1", 0))
+            def serve():
+                while True:
+                    client, _ = listener.accept()
+                    client.sendall(b"hello")
+                    client.close()
+            threading.Thread(target=serve, daemon=True).start()
+            return [listener.getsockname()[1]]
+        """,
+    )
+    bench.service(
+        "Ask",
+        """
+        import socket, time
+        def start(c, port, wait):
+            time.sleep(float(wait))
+            with socket.create_connection(("127.0.0.1", port), 5) as server:
+                return [server.recv(100).decode()]
+        """,
+    )
+    asking = {name: f"node('Ask', 1, [output('serve', 0)], ['{wait}'])" for name, wait in (("late", 0.7), ("soon", 0))}
+    ran = bench.run({"serve": "node('Serve', 1, [], [])", **asking}, workers=2)
+    assert set(ran.states.values()) == {"success"}
+
+
 def test_a_crash_says_where_the_service_was(bench: Bench) -> None:
     bench.service("Die", "import ctypes\ndef start(c):\n    ctypes.string_at(0)\n")
     ran = bench.run({"n": "node('Die', 1, [], [])"})

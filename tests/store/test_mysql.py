@@ -22,6 +22,7 @@ import pytest
 
 from peachctl.config_values import Mysql
 from peachctl.errors import ConfigError, PeachError, UnreachableError
+from peachctl.ingest import unique_names
 from peachctl.store import (
     Claim,
     Entry,
@@ -142,6 +143,30 @@ def test_a_commit_that_is_cut_off_happens_once_whatever_it_was(
         cutting_it(lambda: far.delete(filed.id))
         mine = cutting_it(lambda: far.file_claimed(entry(), EXECUTOR, 60))
         assert store.renew(EXECUTOR, [mine], 60) == {mine: Wanted.GO_ON} and len(store.rows()) == 2
+
+
+@pytest.mark.fault("F4", "A4")
+@pytest.mark.parametrize("cut", ["request", "reply", "late"])
+@pytest.mark.parametrize("count", [1, 3, 450])
+def test_a_filing_with_origins_that_is_cut_off_finds_itself_by_them(
+    database: MysqlDatabase, store: MysqlStore, cutting: Cutting, entry: Callable[..., Entry], cut: str, count: int
+) -> None:
+    """The transaction leaves no mark of its own."""
+    many = [entry(execution_file=f"ada_{'a' * 32}_{1000 + n}_000000.py", origin=origin(n)) for n in range(count)]
+    refused = entry(execution_file=f"ada_{'a' * 32}_1_000000.py", origin=origin(1000), refused="bad")
+    letters = [
+        replace(letter("a"), origin=origin(1000), sha256=refused.sha256),
+        replace(letter("b"), origin=origin(1001), sha256="d" * 64),
+    ]
+    with closing(through(cutting, database)) as far:
+        cutting.cut = cut
+        filed = unique_names([*many, refused], lambda named: far.file(named, letters))
+        assert cutting.cuts == 1
+    rows = {row.id: row for row in store.rows()}
+    assert sorted(one.id for one in filed) == sorted(rows) and len(rows) == count + 1
+    assert all(rows[one.id].execution_file == one.execution_file for one in filed)
+    assert len(store.letters()) == 2
+    assert {row.id for row in store.unannounced(1000)} == set(rows)
 
 
 def test_what_was_claimed_by_a_call_that_failed_is_given_out_by_the_next(
