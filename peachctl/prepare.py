@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from peachctl import drafts, files, script
+from peachctl import drafts, files, script, script_files
 from peachctl.errors import PeachError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable, quoted
@@ -42,7 +42,7 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
             raise PeachError(f"execution_file {quoted(name)} is a path, not a name in the queue folder")
         if len(os.fsencode(name)) > _NAME_BYTES:
             raise PeachError(f"execution_file {quoted(name)} is too long for a file's name")
-        text = files.read_script(queue / name)
+        text = script_files.read_script(queue / name)
     header = script.read_header(text, rendered) if text is not None else None
     if rendered is None:
         if text is not None and edited and (header is None or header.state != "torn"):
@@ -57,7 +57,7 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
                 "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
             )
     if name and (text is None or (header is not None and header.state == "torn")):
-        files.place(queue, name, rendered)
+        script_files.place(queue, name, rendered)
         fail_point("execute:rendered")
     return rendered
 

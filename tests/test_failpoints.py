@@ -38,7 +38,8 @@ CHANGES = {
         *("refile", "new_epoch", "begin"),
     },
     "bus": {"ack", "reject", "publish"},
-    "files": {"place", "draft", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
+    "script_files": {"place", "draft"},
+    "files": {"write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
     "runner": {"start"},
     "sender": {"send"},
     # Kafka's own clients. What only moves a consumer of this process (seek, pause, assign) dies with it.

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import drafts, files, ingest, names, script, wire
+from peachctl import drafts, files, ingest, names, script, script_files, wire
 from peachctl.backoff import Backoff
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
@@ -546,7 +546,7 @@ def test_a_full_disk_or_an_absent_database_loses_nothing(
 ) -> None:
     """Whatever fails, at its first three calls: in the end each message has one row and one script."""
     left = [3]
-    owner: Any = files if where == "place" else place.store
+    owner: Any = script_files if where == "place" else place.store
     plain = getattr(owner, where)
 
     def fails(*arguments: Any, **more: Any) -> Any:
