@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from peachctl.bus.kafka_events import KafkaEvents
     from peachctl.bus.kafka_send import KafkaSender
     from peachctl.bus.kafka_topics import Topic
-    from peachctl.execute import ExecuteLoop, Observer, Options
+    from peachctl.execute import ExecuteLoop, Observer
     from peachctl.hub import Hub
     from peachctl.ingest import Ingest
     from peachctl.letters import Letters
+    from peachctl.options import Options
     from peachctl.runner import Runner
     from peachctl.stop import Stop
     from peachctl.store.mysql_connection import Server
@@ -219,8 +220,8 @@ def open_letters(config: Config, store: Store) -> "Letters":
 
 
 def options(config: Config, **changes: Any) -> "Options":
-    """What the configuration says about running workflows. changes: fields of `execute.Options`."""
-    from peachctl.execute import Options
+    """What the configuration says about running workflows. changes: fields of `Options`."""
+    from peachctl.options import Options
     from peachctl.runtime.job import reach_of
 
     run, folders = config.execute, config.folders

@@ -31,8 +31,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from peachctl import files
@@ -42,9 +40,9 @@ from peachctl.ends import End, Ends
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
-from peachctl.prepare import prepare
+from peachctl.options import Options
+from peachctl.prepare import job, prepare
 from peachctl.runner import Ended, Runner, SupervisorLost
-from peachctl.runtime.job import Job, Reach
 from peachctl.store import Claim, Executor, Status, Store, Wanted
 from peachctl.takeover import TakeOver
 
@@ -54,40 +52,6 @@ _LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be writt
 _WRITES = 4.0  # seconds after the last run must have ended, for all that is still to be written
 
 Observer = Callable[[Claim, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How workflows are run here. Times in seconds, sizes in bytes.
-
-    workers: most nodes of one workflow at once. edited: whether a script that was edited runs as edited (`watch`).
-    """
-
-    hub: Path
-    queue: Path
-    workflow_temp: Path
-    download_workflows: Path
-    download_files: Path
-    slots: int = 1
-    scheduler: str = "processes"
-    workers: int = 1
-    lease: float = 30.0
-    drain: float = 30.0
-    max_attempts: int = 3
-    per_user: int | None = None
-    time_limit: float | None = None
-    free_space: int = 0
-    edited: bool = False
-    debug: bool = False
-    reach: Reach = field(default_factory=Reach)
-    term_grace: float = 10.0
-    sweep: float = 5.0
-    beat: float = 1.0
-
-    @property
-    def orders_after(self) -> float:
-        """Seconds without a beat after which the supervisor ends all runs: well before the lease runs out."""
-        return self.lease * 2 / 3
 
 
 class ExecuteLoop:
@@ -424,25 +388,8 @@ class ExecuteLoop:
                 self._not_started(attempt, f"its process cannot be started: {error}", vanished=True)
 
     def _start(self, attempt: Attempt, runner: Runner) -> None:
-        options, claim, folder = self._options, attempt.claim, attempt.folder
-        job = Job(
-            queue_id=claim.id,
-            attempt=claim.attempt,
-            script=str(folder.script),
-            hub=claim.row.hub or str(options.hub),
-            scheduler=claim.row.scheduler or options.scheduler,
-            workers=options.workers,
-            folder=str(folder.folder),
-            download_workflows=str(options.download_workflows),
-            download_files=str(options.download_files),
-            published=str(folder.published),
-            results=str(folder.results),
-            reuse=claim.resumed,
-            debug=options.debug,
-            plain=not options.edited,
-            reach=options.reach,
-        )
-        attempt.run = runner.start(attempt.key, job, folder.output)
+        options, claim = self._options, attempt.claim
+        attempt.run = runner.start(attempt.key, job(claim, attempt.folder, options), attempt.folder.output)
         fail_point("execute:started")
         self._starts.over()
         if self._until_claim:

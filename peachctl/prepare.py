@@ -1,4 +1,7 @@
-"""What an attempt starts with: its folder and its script. Reads and writes files only; the loop has a thread for it."""
+"""What an attempt starts with: its folder, its script and its job.
+
+`prepare` reads and writes files only; the loop has a thread for it.
+"""
 
 import os
 from pathlib import Path
@@ -7,6 +10,8 @@ from peachctl import drafts, files, script, script_files
 from peachctl.errors import PeachError, WireError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable, quoted
+from peachctl.options import Options
+from peachctl.runtime.job import Job
 from peachctl.store import Claim
 
 _NAME_BYTES = 255
@@ -60,6 +65,27 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
         script_files.place(queue, name, rendered)
         fail_point("execute:rendered")
     return rendered
+
+
+def job(claim: Claim, folder: files.AttemptFolder, options: Options) -> Job:
+    """What the workflow's process is told. folder: of this attempt."""
+    return Job(
+        queue_id=claim.id,
+        attempt=claim.attempt,
+        script=str(folder.script),
+        hub=claim.row.hub or str(options.hub),
+        scheduler=claim.row.scheduler or options.scheduler,
+        workers=options.workers,
+        folder=str(folder.folder),
+        download_workflows=str(options.download_workflows),
+        download_files=str(options.download_files),
+        published=str(folder.published),
+        results=str(folder.results),
+        reuse=claim.resumed,
+        debug=options.debug,
+        plain=not options.edited,
+        reach=options.reach,
+    )
 
 
 def _differs(header: script.Header, rendered: str) -> bool:
