@@ -25,9 +25,6 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 
 import logging
 import math
-import os
-import selectors
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +33,7 @@ from typing import Any
 from peachctl import files
 from peachctl.attempt import Attempt
 from peachctl.backoff import Backoff
+from peachctl.drain import Drain
 from peachctl.ends import End, Ends
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
@@ -45,11 +43,9 @@ from peachctl.prepare import job, prepare
 from peachctl.runner import Ended, Runner, SupervisorLost
 from peachctl.store import Claim, Executor, Status, Store, Wanted
 from peachctl.takeover import TakeOver
+from peachctl.waking import Waking
 
 logger = logging.getLogger(__name__)
-
-_LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
-_WRITES = 4.0  # seconds after the last run must have ended, for all that is still to be written
 
 Observer = Callable[[Claim, Mapping[str, Any]], None]
 
@@ -59,7 +55,7 @@ class ExecuteLoop:
 
     open_runner: starts a supervisor that ends all runs after the given seconds without a beat. observer: is told
     every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. alone: runs
-    the row that it adopts and no other. wake: an eventfd that others write to when there may be work.
+    the row that it adopts and no other.
     """
 
     def __init__(
@@ -81,36 +77,27 @@ class ExecuteLoop:
         self._only: int | None = None
         self._runner: Runner | None = None
         self._attempts: dict[str, Attempt] = {}
+        self._waking = Waking(self._look_again)
         self._ends = Ends(
             store,
             options.workflow_temp,
             options.download_files,
-            wake=self._work_done,
+            wake=self._waking.work_done,
             between=self._beat,
             pause=self._pause,
             ended=self._say_ended,
         )
         self._preparer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
         self._take_over = TakeOver(
-            store, executor, options.max_attempts, options.lease - options.orders_after, self._work_done
+            store, executor, options.max_attempts, options.lease - options.orders_after, self._waking.work_done
         )
-        self._selector = selectors.DefaultSelector()
-        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
-        # For our own threads: that they are done says nothing of the queue.
-        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Reentrant: a signal's handler pokes while its thread does.
-        self._wake_lock = threading.RLock()
-        self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
         self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
         self._looked_at = time.monotonic()
         self._frozen_at = -math.inf
         self._look = True
-        self._draining_until: float | None = None
-        self._worked = 0.0  # when an output was last seen being packed
-        self._at_once = False
+        self._drain = Drain(options.drain, options.term_grace)
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
         self.away: UnreachableError | None = None
@@ -132,30 +119,18 @@ class ExecuteLoop:
     def busy(self) -> int:
         """Workflows that are run or packed now. Some seconds after a drain, ends that cannot be written (the database
         is away, the disk is full) count no more: the next executor packs and writes them."""
-        ends = self._ends.working if self._leaves else self._ends.busy
+        ends = self._ends.working if self._drain.leaves else self._ends.busy
         return len(self._attempts) + ends
-
-    @property
-    def _leaves(self) -> bool:
-        if self._draining_until is None:
-            return False
-        return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
 
     @property
     def overdue(self) -> bool:
         """Whether a drain takes longer than all that it may wait for: a database or a disk that does not answer, a
         process that cannot be killed. Not while an output is packed, which takes its time."""
-        until, now, working = self._draining_until, time.monotonic(), self._ends.working
-        if working:
-            self._worked = now  # its end is still to be written
-        if until is None or working:
-            return False
-        last = max(self._worked, until + (1.0 if self._at_once else self._options.term_grace))
-        return now >= last + _WRITES
+        return self._drain.overdue(working=self._ends.working > 0)
 
     @property
     def draining(self) -> bool:
-        return self._draining_until is not None
+        return self._drain.until is not None
 
     @property
     def signed_on(self) -> bool:
@@ -167,20 +142,16 @@ class ExecuteLoop:
 
     def poke(self) -> None:
         """Says that there may be work; safe from signal handlers and other threads."""
-        with self._wake_lock:
-            if self.wake >= 0:  # else a signal came late
-                os.eventfd_write(self.wake, 1)
+        self._waking.poke()
 
     def drain(self, *, at_once: bool = False) -> None:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
-        if self._draining_until is None or at_once:
-            self._draining_until = time.monotonic() + (0 if at_once else self._options.drain)
-        self._at_once = self._at_once or at_once
+        self._drain.begin(at_once=at_once)
         self.poke()
 
     def watch_fd(self, fd: int, callback: Callable[[], None]) -> None:
         """Has `callback` called from `step` when `fd` is readable."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._waking.watch(fd, callback)
 
     def adopt(self, claim: Claim) -> None:
         """Runs a row that was claimed elsewhere for this executor (`run` files and claims in one step)."""
@@ -209,8 +180,7 @@ class ExecuteLoop:
         except SupervisorLost:
             self._supervisor_lost()
         self._limits()
-        for key, _ in self._selector.select(self._patience(timeout)):
-            key.data()
+        self._waking.wait(self._patience(timeout))
         self._start_prepared()
         self._ends.collect()
         if self._away:
@@ -247,12 +217,7 @@ class ExecuteLoop:
             except UnreachableError as error:
                 logger.warning("could not sign off: %s", error.message)
                 done = False
-        self._selector.close()
-        with self._wake_lock:
-            # Numbers are given out again: nobody may write to them any more.
-            closed, self.wake, self._done = (self.wake, self._done), -1, -1
-            for number in closed:
-                os.close(number)
+        self._waking.close()
         return done
 
     # The steps
@@ -272,7 +237,7 @@ class ExecuteLoop:
             except OSError as error:
                 self._pause(f"the process that starts workflows cannot be started: {error}")
                 return
-            self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
+            self._waking.watch(self._runner.fileno(), self._runs_ended)
 
     def _beat(self) -> None:
         """Renews the leases and says so to the supervisor, where that is due. Called between the verbs of a step: each
@@ -360,7 +325,7 @@ class ExecuteLoop:
             prepare, claim, options.queue, options.workflow_temp, edited=options.edited
         )
         self._attempts[attempt.key] = attempt
-        attempt.prepared.add_done_callback(lambda _: self._work_done())
+        attempt.prepared.add_done_callback(lambda _: self._waking.work_done())
 
     def _start_prepared(self) -> None:
         for attempt in [one for one in self._attempts.values() if one.run is None and one.prepared.done()]:
@@ -396,7 +361,7 @@ class ExecuteLoop:
             self._go_on()
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
-        self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
+        self._waking.watch(attempt.run.fileno(), lambda: self._hear(attempt))
         self._observer(claim, {"event": "started", "attempt": claim.attempt, "resumed": claim.resumed})
 
     def _not_started(self, attempt: Attempt, reason: str, *, vanished: bool) -> None:
@@ -412,37 +377,27 @@ class ExecuteLoop:
                 attempt.limit = f"ran into execute.time_limit ({self._options.time_limit:g} s)"
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace)
-        if self._draining_until is not None and now >= self._draining_until:
+        if self._drain.over:
             for attempt in self._attempts.values():
-                if attempt.drained and not self._at_once:
+                if attempt.drained and not self._drain.at_once:
                     continue
                 attempt.drained = True
                 if attempt.run is not None:
-                    attempt.run.end(1.0 if self._at_once else self._options.term_grace)
+                    attempt.run.end(1.0 if self._drain.at_once else self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
         if self.idle and not self.busy and not self.lingers:
             return 0.0
         now = time.monotonic()
         due = [timeout, self._next_beat - now, self._next_sweep - now]
-        if self._draining_until is not None and self._attempts:
-            due.append(max(0.05, self._draining_until - now))
+        if self._drain.until is not None and self._attempts:
+            due.append(max(0.05, self._drain.until - now))
         due += [attempt.deadline - now for attempt in self._attempts.values() if attempt.deadline is not None]
         if any(attempt.changed for attempt in self._attempts.values()):
             due.append(0.1)
         return max(0.0, min(due))
 
     # What happens meanwhile
-
-    def _work_done(self) -> None:
-        """A thread of ours has done its work; `step` sees to it."""
-        with self._wake_lock:
-            if self._done >= 0:
-                os.eventfd_write(self._done, 1)
-
-    def _woken(self) -> None:
-        os.eventfd_read(self.wake)
-        self._look_again()
 
     def _hear(self, attempt: Attempt) -> None:
         if attempt.run is None:
@@ -582,14 +537,14 @@ class ExecuteLoop:
 
     def _close_run(self, attempt: Attempt) -> None:
         if attempt.run is not None:
-            self._selector.unregister(attempt.run.fileno())
+            self._waking.forget(attempt.run.fileno())
             attempt.run.close()
             attempt.run = None
 
     def _supervisor_lost(self) -> None:
         logger.warning("the process that starts workflows died; starting another")
         if self._runner is not None:
-            self._selector.unregister(self._runner.fileno())
+            self._waking.forget(self._runner.fileno())
             self._runner.close()
             self._runner = None
         for attempt in [one for one in self._attempts.values() if one.run is not None]:
