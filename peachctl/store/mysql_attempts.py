@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from peachctl.store import Executor, NodeState, NodeStatus, Released, Status, columns, rules
-from peachctl.store.mysql_connection import Again, MysqlSession, RowTooLarge, among, marks
+from peachctl.store.mysql_connection import MysqlSession, among, marks
+from peachctl.store.mysql_errors import Again, RowTooLarge
 
 _SWEPT = 200  # rows looked at by each sweep for what was remembered of rows that clients deleted
 
