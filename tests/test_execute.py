@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, drain, files, serve, takeover
+from peachctl import app, by_hand, drain, files, serve, takeover
 from peachctl.backoff import Backoff
 from peachctl.config import load
 from peachctl.errors import UnreachableError
@@ -82,8 +82,8 @@ def opened(peach: Peach, **options: Any) -> Iterator[Rig]:
 
 def filed(peach: Peach, store: Store, *values: Any) -> list[int]:
     config = load(environ=peach.environment())
-    entries = [(f"{n}.json", app.entry_of(config, str(peach.file(value)))) for n, value in enumerate(values)]
-    return [one.id for one in app.submit(config, store, entries)]
+    entries = [(f"{n}.json", by_hand.entry_of(config, str(peach.file(value)))) for n, value in enumerate(values)]
+    return [one.id for one in by_hand.submit(config, store, entries)]
 
 
 def test_a_run_that_the_supervisor_ended_for_want_of_beats_is_given_back_and_no_failure(peach: Peach) -> None:

@@ -16,6 +16,7 @@ ROAD = (
     "takeover.py",
     "serve.py",
     "app.py",
+    "by_hand.py",
     "letters.py",
     "submission.py",
 )
