@@ -49,6 +49,7 @@ _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _IDLE = 30  # seconds after which the server ends a connection that says nothing, and a transaction with it
 _FORM = 2048  # bytes of a statement that are no values
 _ROWS = 500  # of one INSERT
+_MANY = 1000  # ids in one statement
 _LOCK = 5  # seconds to wait for a row that somebody else has locked
 _LATE = 2  # seconds by which a server may be late with saying so: the older ones look once a second
 
@@ -449,6 +450,11 @@ class MysqlSession:
 def marks(many: Sequence[Any]) -> Any:
     """`%s, %s` for the values of an IN, which must be one at least."""
     return ", ".join(["%s"] * len(many))
+
+
+def parts(many: Sequence[T]) -> list[Sequence[T]]:
+    """Of these, what one statement may have in an IN."""
+    return [many[start : start + _MANY] for start in range(0, len(many), _MANY)]
 
 
 def among(column: LiteralString, ids: Sequence[int]) -> tuple[Any, Sequence[int]]:
