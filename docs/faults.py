@@ -160,7 +160,7 @@ FAULTS = {
     "B15": Fault(
         "certificates, names or passwords that are wrong",
         "a greeting of our own says which, at once",
-        "bus/kafka_client.py",
+        "bus/kafka_greeting.py, bus/kafka_client.py",
     ),
     "B16": Fault(
         "an error that nobody foresaw, in the answer to any request",
