@@ -40,6 +40,7 @@ from peachctl.failpoint import fail_point
 from peachctl.names import printable
 from peachctl.options import Options
 from peachctl.prepare import job, prepare
+from peachctl.returns import Returns
 from peachctl.runner import Ended, Runner, SupervisorLost
 from peachctl.store import Claim, Executor, Status, Store, Wanted
 from peachctl.takeover import TakeOver
@@ -87,6 +88,7 @@ class ExecuteLoop:
             pause=self._pause,
             ended=self._say_ended,
         )
+        self._returns = Returns(store, options.max_attempts, self._beat)
         self._preparer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
         self._take_over = TakeOver(
             store, executor, options.max_attempts, options.lease - options.orders_after, self._waking.work_done
@@ -103,9 +105,7 @@ class ExecuteLoop:
         self.away: UnreachableError | None = None
         """The database's error where that is the reason."""
         self._starts = Backoff(5.0)
-        self._closing = False
         self._until_claim = False
-        self._returns: list[tuple[Claim, bool, str]] = []
         self._joined = False
         self._open_at = 0.0
         self.idle = False
@@ -167,7 +167,7 @@ class ExecuteLoop:
         try:
             self._ready()
             self._beat()
-            self._write_returns()
+            self._returns.write()
             self._sweep()
             self._beat()
             self._claim()
@@ -194,7 +194,6 @@ class ExecuteLoop:
     def close(self) -> bool:
         """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
         is left to be done for this executor; else whoever finds its lock free does it."""
-        self._closing = True
         # The first try that fails is the last: each may wait for a database that does not answer.
         self._away = False
         for attempt in list(self._attempts.values()):
@@ -206,10 +205,10 @@ class ExecuteLoop:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         try:
             if not self._away:
-                self._write_returns()
+                self._returns.write()
         except UnreachableError:
             self._away = True  # it was said
-        done = self._ends.close(writes=not self._away) and not self._returns
+        done = self._ends.close(writes=not self._away) and not self._returns.claims
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -247,8 +246,7 @@ class ExecuteLoop:
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
-        claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims
-        claims += [claim for claim, _, _ in self._returns]
+        claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims + self._returns.claims
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         # One query of an index: a row whose event was lost waits a second at the most.
@@ -502,25 +500,15 @@ class ExecuteLoop:
         self._observer(claim, {"event": "given back", "reason": reason})
 
     def _return(self, claim: Claim, *, vanished: bool, reason: str) -> None:
-        self._returns.append((claim, vanished, reason))
+        self._returns.add(claim, vanished=vanished, reason=reason)
         try:
             if self._away:
                 raise UnreachableError("the database does not answer")
-            self._write_returns()
+            self._returns.write()
         except UnreachableError as error:
-            # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
+            # Written when it is back.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
             self._away = True
-
-    def _write_returns(self) -> None:
-        """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""
-        while self._returns:
-            claim, vanished, reason = self._returns[0]
-            self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
-            fail_point("execute:given-back")
-            del self._returns[0]
-            if self._returns:
-                self._beat()
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)

@@ -13,6 +13,7 @@ ROAD = (
     "execute.py",
     "prepare.py",
     "ends.py",
+    "returns.py",
     "takeover.py",
     "serve.py",
     "app.py",
