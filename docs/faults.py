@@ -121,7 +121,7 @@ FAULTS = {
         "databases that wait for the disk; outputs are on the disk before they are named; a torn script is found and"
         " rendered again. A test cannot cut the power: held are the order of the calls, and what torn files lead to;"
         " that a server waits for its disk is its own setting",
-        "files.py, script.py, store/sqlite_file.py",
+        "files.py, script.py, script_files.py, store/sqlite_file.py",
     ),
     "B1": Fault("messages are delivered again", "origins are known", "store/, ingest.py"),
     "B2": Fault("a rebalance in mid batch", "only partitions that are still ours are committed", "bus/kafka.py"),
@@ -160,7 +160,7 @@ FAULTS = {
     "B15": Fault(
         "certificates, names or passwords that are wrong",
         "a greeting of our own says which, at once",
-        "bus/kafka_client.py",
+        "bus/kafka_greeting.py, bus/kafka_client.py",
     ),
     "B16": Fault(
         "an error that nobody foresaw, in the answer to any request",
@@ -209,9 +209,11 @@ FAULTS = {
     "D1": Fault(
         "a disk is full",
         "temporary names; ingest and executors pause, with nothing lost",
-        "files.py, ingest.py, execute.py",
+        "files.py, script_files.py, ingest.py, execute.py",
     ),
-    "D2": Fault("a script is half written", "a checksum in its header; it is rendered again", "script.py, files.py"),
+    "D2": Fault(
+        "a script is half written", "a checksum in its header; it is rendered again", "script.py, script_files.py"
+    ),
     "D3": Fault(
         "the clock is set", "leases by the database's time, durations by the monotonic clock", "store/, ingest.py"
     ),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from peachctl import files, names, script, wire
+from peachctl import names, script, script_files, wire
 from peachctl.errors import PeachError
 from peachctl.failpoint import fail_point
 from peachctl.store import Entry
@@ -39,7 +39,7 @@ def place(queue_folder: Path, execution_file: str, workflow_json: str) -> None:
     """Renders and places the script of a queued row that was filed before. Raises WireError, FilesError."""
     text = text_of(execution_file, workflow_json)
     if text is not None:
-        files.place(queue_folder, execution_file, text)
+        script_files.place(queue_folder, execution_file, text)
         fail_point("ingest:placed-later")
 
 
@@ -55,7 +55,7 @@ class Drafts:
         self._given = given
         self._thread = ThreadPoolExecutor(1, "drafts")
         self._making: Future[None] | None = None
-        self._made: dict[int, files.Draft | PeachError] = {}
+        self._made: dict[int, script_files.Draft | PeachError] = {}
 
     def __enter__(self) -> "Drafts":
         if len(self._given) > 1:
@@ -65,8 +65,8 @@ class Drafts:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
         for made in self._made.values():
-            if isinstance(made, files.Draft):
-                files.drop(made)
+            if isinstance(made, script_files.Draft):
+                script_files.drop(made)
 
     def _make_all(self) -> None:
         for index in range(len(self._given)):
@@ -80,7 +80,7 @@ class Drafts:
         try:
             text = text_of(entry.execution_file, entry.workflow_json, workflow)
             if text is not None:
-                self._made[index] = files.draft(self._folder, entry.execution_file, text)
+                self._made[index] = script_files.draft(self._folder, entry.execution_file, text)
                 fail_point("ingest:drafted")
         except PeachError as error:
             self._made[index] = error
@@ -95,6 +95,6 @@ class Drafts:
         if isinstance(made, PeachError):
             raise made
         if made is not None:
-            files.place(self._folder, execution_file, made.text, made)
+            script_files.place(self._folder, execution_file, made.text, made)
             fail_point("ingest:placed")
             del self._made[index]

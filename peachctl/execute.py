@@ -25,69 +25,30 @@ Order of an end: node states, publish the folder (rename), pack (temporary name,
 
 import logging
 import math
-import os
-import selectors
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from peachctl import files
 from peachctl.attempt import Attempt
 from peachctl.backoff import Backoff
+from peachctl.drain import Drain
 from peachctl.ends import End, Ends
 from peachctl.errors import RefusedError, UnreachableError
 from peachctl.failpoint import fail_point
 from peachctl.names import printable
-from peachctl.prepare import prepare
+from peachctl.options import Options
+from peachctl.prepare import job, prepare
+from peachctl.returns import Returns
 from peachctl.runner import Ended, Runner, SupervisorLost
-from peachctl.runtime.job import Job, Reach
 from peachctl.store import Claim, Executor, Status, Store, Wanted
 from peachctl.takeover import TakeOver
+from peachctl.waking import Waking
 
 logger = logging.getLogger(__name__)
 
-_LEAVES = 5.0  # seconds after a drain's end for which ends that cannot be written are tried again
-_WRITES = 4.0  # seconds after the last run must have ended, for all that is still to be written
-
 Observer = Callable[[Claim, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How workflows are run here. Times in seconds, sizes in bytes.
-
-    workers: most nodes of one workflow at once. edited: whether a script that was edited runs as edited (`watch`).
-    """
-
-    hub: Path
-    queue: Path
-    workflow_temp: Path
-    download_workflows: Path
-    download_files: Path
-    slots: int = 1
-    scheduler: str = "processes"
-    workers: int = 1
-    lease: float = 30.0
-    drain: float = 30.0
-    max_attempts: int = 3
-    per_user: int | None = None
-    time_limit: float | None = None
-    free_space: int = 0
-    edited: bool = False
-    debug: bool = False
-    reach: Reach = field(default_factory=Reach)
-    term_grace: float = 10.0
-    sweep: float = 5.0
-    beat: float = 1.0
-
-    @property
-    def orders_after(self) -> float:
-        """Seconds without a beat after which the supervisor ends all runs: well before the lease runs out."""
-        return self.lease * 2 / 3
 
 
 class ExecuteLoop:
@@ -95,7 +56,7 @@ class ExecuteLoop:
 
     open_runner: starts a supervisor that ends all runs after the given seconds without a beat. observer: is told
     every event of every run, and `{"event": "ended", "status", "reason", "output_file"}` at its end. alone: runs
-    the row that it adopts and no other. wake: an eventfd that others write to when there may be work.
+    the row that it adopts and no other.
     """
 
     def __init__(
@@ -117,44 +78,34 @@ class ExecuteLoop:
         self._only: int | None = None
         self._runner: Runner | None = None
         self._attempts: dict[str, Attempt] = {}
+        self._waking = Waking(self._look_again)
         self._ends = Ends(
             store,
             options.workflow_temp,
             options.download_files,
-            wake=self._work_done,
+            wake=self._waking.work_done,
             between=self._beat,
             pause=self._pause,
             ended=self._say_ended,
         )
+        self._returns = Returns(store, options.max_attempts, self._beat)
         self._preparer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
         self._take_over = TakeOver(
-            store, executor, options.max_attempts, options.lease - options.orders_after, self._work_done
+            store, executor, options.max_attempts, options.lease - options.orders_after, self._waking.work_done
         )
-        self._selector = selectors.DefaultSelector()
-        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self.wake, selectors.EVENT_READ, self._woken)
-        # For our own threads: that they are done says nothing of the queue.
-        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Reentrant: a signal's handler pokes while its thread does.
-        self._wake_lock = threading.RLock()
-        self._selector.register(self._done, selectors.EVENT_READ, lambda: os.eventfd_read(self._done))
         self._away = False
         self._next_sweep = 0.0
         self._next_beat = 0.0
         self._looked_at = time.monotonic()
         self._frozen_at = -math.inf
         self._look = True
-        self._draining_until: float | None = None
-        self._worked = 0.0  # when an output was last seen being packed
-        self._at_once = False
+        self._drain = Drain(options.drain, options.term_grace)
         self.paused: str | None = None
         """Why nothing is started at the moment, None while all is well."""
         self.away: UnreachableError | None = None
         """The database's error where that is the reason."""
         self._starts = Backoff(5.0)
-        self._closing = False
         self._until_claim = False
-        self._returns: list[tuple[Claim, bool, str]] = []
         self._joined = False
         self._open_at = 0.0
         self.idle = False
@@ -168,30 +119,18 @@ class ExecuteLoop:
     def busy(self) -> int:
         """Workflows that are run or packed now. Some seconds after a drain, ends that cannot be written (the database
         is away, the disk is full) count no more: the next executor packs and writes them."""
-        ends = self._ends.working if self._leaves else self._ends.busy
+        ends = self._ends.working if self._drain.leaves else self._ends.busy
         return len(self._attempts) + ends
-
-    @property
-    def _leaves(self) -> bool:
-        if self._draining_until is None:
-            return False
-        return time.monotonic() >= self._draining_until + (0.0 if self._at_once else _LEAVES)
 
     @property
     def overdue(self) -> bool:
         """Whether a drain takes longer than all that it may wait for: a database or a disk that does not answer, a
         process that cannot be killed. Not while an output is packed, which takes its time."""
-        until, now, working = self._draining_until, time.monotonic(), self._ends.working
-        if working:
-            self._worked = now  # its end is still to be written
-        if until is None or working:
-            return False
-        last = max(self._worked, until + (1.0 if self._at_once else self._options.term_grace))
-        return now >= last + _WRITES
+        return self._drain.overdue(working=self._ends.working > 0)
 
     @property
     def draining(self) -> bool:
-        return self._draining_until is not None
+        return self._drain.until is not None
 
     @property
     def signed_on(self) -> bool:
@@ -203,20 +142,16 @@ class ExecuteLoop:
 
     def poke(self) -> None:
         """Says that there may be work; safe from signal handlers and other threads."""
-        with self._wake_lock:
-            if self.wake >= 0:  # else a signal came late
-                os.eventfd_write(self.wake, 1)
+        self._waking.poke()
 
     def drain(self, *, at_once: bool = False) -> None:
         """No new claims; what still runs after `drain` seconds (or now) goes back to the queue."""
-        if self._draining_until is None or at_once:
-            self._draining_until = time.monotonic() + (0 if at_once else self._options.drain)
-        self._at_once = self._at_once or at_once
+        self._drain.begin(at_once=at_once)
         self.poke()
 
     def watch_fd(self, fd: int, callback: Callable[[], None]) -> None:
         """Has `callback` called from `step` when `fd` is readable."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._waking.watch(fd, callback)
 
     def adopt(self, claim: Claim) -> None:
         """Runs a row that was claimed elsewhere for this executor (`run` files and claims in one step)."""
@@ -232,7 +167,7 @@ class ExecuteLoop:
         try:
             self._ready()
             self._beat()
-            self._write_returns()
+            self._returns.write()
             self._sweep()
             self._beat()
             self._claim()
@@ -245,8 +180,7 @@ class ExecuteLoop:
         except SupervisorLost:
             self._supervisor_lost()
         self._limits()
-        for key, _ in self._selector.select(self._patience(timeout)):
-            key.data()
+        self._waking.wait(self._patience(timeout))
         self._start_prepared()
         self._ends.collect()
         if self._away:
@@ -260,7 +194,6 @@ class ExecuteLoop:
     def close(self) -> bool:
         """Ends what still runs at once (their rows go back to the queue) and the supervisor. Returns whether nothing
         is left to be done for this executor; else whoever finds its lock free does it."""
-        self._closing = True
         # The first try that fails is the last: each may wait for a database that does not answer.
         self._away = False
         for attempt in list(self._attempts.values()):
@@ -272,10 +205,10 @@ class ExecuteLoop:
             self._give_back(attempt, vanished=False, reason="its executor was stopped")
         try:
             if not self._away:
-                self._write_returns()
+                self._returns.write()
         except UnreachableError:
             self._away = True  # it was said
-        done = self._ends.close(writes=not self._away) and not self._returns
+        done = self._ends.close(writes=not self._away) and not self._returns.claims
         if self._joined and done:
             try:
                 self._store.leave(self._executor)
@@ -283,12 +216,7 @@ class ExecuteLoop:
             except UnreachableError as error:
                 logger.warning("could not sign off: %s", error.message)
                 done = False
-        self._selector.close()
-        with self._wake_lock:
-            # Numbers are given out again: nobody may write to them any more.
-            closed, self.wake, self._done = (self.wake, self._done), -1, -1
-            for number in closed:
-                os.close(number)
+        self._waking.close()
         return done
 
     # The steps
@@ -308,7 +236,7 @@ class ExecuteLoop:
             except OSError as error:
                 self._pause(f"the process that starts workflows cannot be started: {error}")
                 return
-            self._selector.register(self._runner.fileno(), selectors.EVENT_READ, self._runs_ended)
+            self._waking.watch(self._runner.fileno(), self._runs_ended)
 
     def _beat(self) -> None:
         """Renews the leases and says so to the supervisor, where that is due. Called between the verbs of a step: each
@@ -318,8 +246,7 @@ class ExecuteLoop:
         if now < self._next_beat:
             return
         self._next_beat = now + self._options.beat
-        claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims
-        claims += [claim for claim, _, _ in self._returns]
+        claims = [attempt.claim for attempt in self._attempts.values()] + self._ends.claims + self._returns.claims
         wanted = self._store.renew(self._executor, claims, self._options.lease) if claims else {}
         fail_point("execute:renewed")
         # One query of an index: a row whose event was lost waits a second at the most.
@@ -396,7 +323,7 @@ class ExecuteLoop:
             prepare, claim, options.queue, options.workflow_temp, edited=options.edited
         )
         self._attempts[attempt.key] = attempt
-        attempt.prepared.add_done_callback(lambda _: self._work_done())
+        attempt.prepared.add_done_callback(lambda _: self._waking.work_done())
 
     def _start_prepared(self) -> None:
         for attempt in [one for one in self._attempts.values() if one.run is None and one.prepared.done()]:
@@ -424,32 +351,15 @@ class ExecuteLoop:
                 self._not_started(attempt, f"its process cannot be started: {error}", vanished=True)
 
     def _start(self, attempt: Attempt, runner: Runner) -> None:
-        options, claim, folder = self._options, attempt.claim, attempt.folder
-        job = Job(
-            queue_id=claim.id,
-            attempt=claim.attempt,
-            script=str(folder.script),
-            hub=claim.row.hub or str(options.hub),
-            scheduler=claim.row.scheduler or options.scheduler,
-            workers=options.workers,
-            folder=str(folder.folder),
-            download_workflows=str(options.download_workflows),
-            download_files=str(options.download_files),
-            published=str(folder.published),
-            results=str(folder.results),
-            reuse=claim.resumed,
-            debug=options.debug,
-            plain=not options.edited,
-            reach=options.reach,
-        )
-        attempt.run = runner.start(attempt.key, job, folder.output)
+        options, claim = self._options, attempt.claim
+        attempt.run = runner.start(attempt.key, job(claim, attempt.folder, options), attempt.folder.output)
         fail_point("execute:started")
         self._starts.over()
         if self._until_claim:
             self._go_on()
         if options.time_limit is not None:
             attempt.deadline = time.monotonic() + options.time_limit
-        self._selector.register(attempt.run.fileno(), selectors.EVENT_READ, lambda: self._hear(attempt))
+        self._waking.watch(attempt.run.fileno(), lambda: self._hear(attempt))
         self._observer(claim, {"event": "started", "attempt": claim.attempt, "resumed": claim.resumed})
 
     def _not_started(self, attempt: Attempt, reason: str, *, vanished: bool) -> None:
@@ -465,37 +375,27 @@ class ExecuteLoop:
                 attempt.limit = f"ran into execute.time_limit ({self._options.time_limit:g} s)"
                 if attempt.run is not None:
                     attempt.run.end(self._options.term_grace)
-        if self._draining_until is not None and now >= self._draining_until:
+        if self._drain.over:
             for attempt in self._attempts.values():
-                if attempt.drained and not self._at_once:
+                if attempt.drained and not self._drain.at_once:
                     continue
                 attempt.drained = True
                 if attempt.run is not None:
-                    attempt.run.end(1.0 if self._at_once else self._options.term_grace)
+                    attempt.run.end(1.0 if self._drain.at_once else self._options.term_grace)
 
     def _patience(self, timeout: float) -> float:
         if self.idle and not self.busy and not self.lingers:
             return 0.0
         now = time.monotonic()
         due = [timeout, self._next_beat - now, self._next_sweep - now]
-        if self._draining_until is not None and self._attempts:
-            due.append(max(0.05, self._draining_until - now))
+        if self._drain.until is not None and self._attempts:
+            due.append(max(0.05, self._drain.until - now))
         due += [attempt.deadline - now for attempt in self._attempts.values() if attempt.deadline is not None]
         if any(attempt.changed for attempt in self._attempts.values()):
             due.append(0.1)
         return max(0.0, min(due))
 
     # What happens meanwhile
-
-    def _work_done(self) -> None:
-        """A thread of ours has done its work; `step` sees to it."""
-        with self._wake_lock:
-            if self._done >= 0:
-                os.eventfd_write(self._done, 1)
-
-    def _woken(self) -> None:
-        os.eventfd_read(self.wake)
-        self._look_again()
 
     def _hear(self, attempt: Attempt) -> None:
         if attempt.run is None:
@@ -600,25 +500,15 @@ class ExecuteLoop:
         self._observer(claim, {"event": "given back", "reason": reason})
 
     def _return(self, claim: Claim, *, vanished: bool, reason: str) -> None:
-        self._returns.append((claim, vanished, reason))
+        self._returns.add(claim, vanished=vanished, reason=reason)
         try:
             if self._away:
                 raise UnreachableError("the database does not answer")
-            self._write_returns()
+            self._returns.write()
         except UnreachableError as error:
-            # Written when it is back; should we be gone by then, whoever finds our lock free gives it back for us.
+            # Written when it is back.
             logger.warning("workflow %d could not be given back: %s", claim.id, error.message)
             self._away = True
-
-    def _write_returns(self) -> None:
-        """Gives back what is not run any more. Raises UnreachableError; what was not written is kept then."""
-        while self._returns:
-            claim, vanished, reason = self._returns[0]
-            self._store.give_back(claim, vanished=vanished, max_attempts=self._options.max_attempts, reason=reason)
-            fail_point("execute:given-back")
-            del self._returns[0]
-            if self._returns:
-                self._beat()
 
     def _give_back(self, attempt: Attempt, *, vanished: bool, reason: str) -> None:
         self._close_run(attempt)
@@ -635,14 +525,14 @@ class ExecuteLoop:
 
     def _close_run(self, attempt: Attempt) -> None:
         if attempt.run is not None:
-            self._selector.unregister(attempt.run.fileno())
+            self._waking.forget(attempt.run.fileno())
             attempt.run.close()
             attempt.run = None
 
     def _supervisor_lost(self) -> None:
         logger.warning("the process that starts workflows died; starting another")
         if self._runner is not None:
-            self._selector.unregister(self._runner.fileno())
+            self._waking.forget(self._runner.fileno())
             self._runner.close()
             self._runner = None
         for attempt in [one for one in self._attempts.values() if one.run is not None]:

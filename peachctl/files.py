@@ -1,4 +1,4 @@
-"""Files on disk: scripts, the folders of a workflow, and packed outputs.
+"""Files on disk: how they are written, the folders of a workflow, and packed outputs.
 
 Everything is written under a temporary name and renamed into place, so that a reader sees all of a file or nothing.
 The layout of one workflow below `workflow_temp`:
@@ -18,7 +18,6 @@ the umask says, and a set-group-id bit above passes the group on.
 
 import errno
 import fcntl
-import io
 import os
 import re
 import secrets
@@ -30,17 +29,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO
 
-from peachctl import script
 from peachctl.errors import PeachError
 from peachctl.masking import mask
-from peachctl.names import printable, quoted
+from peachctl.names import printable
+from peachctl.packer import LOG, READ, Packer
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o2750
 PRIVATE_MODE = 0o2700
-LOG = "peachctl.log"
 _OWNER = "owner"
 
 _TEMPORARY = re.compile(r"\.peachctl-[0-9a-f]{16}\.tmp")
@@ -48,11 +46,8 @@ _ASIDE = re.compile(r"\.workflow_[0-9]+\.old-[0-9a-f]{16}")
 STALE = 60.0
 """Seconds after which a temporary file that nobody has locked is of a dead process."""
 _LARGEST_SCRIPT = 256 << 20
-_LARGEST_LOG = 16 << 20
 # Images are mostly compressed already: the fastest level costs a fifth of the default one and is about as small.
 _COMPRESSION = 1
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FilesError(PeachError):
@@ -80,20 +75,26 @@ class AttemptFolder:
 
 
 @contextmanager
-def _told(what: str, path: Path | None = None) -> Iterator[None]:
+def told(what: str, path: Path | None = None) -> Iterator[None]:
     """Turns an OSError into one sentence that begins with the path and `what`."""
     try:
         yield
     except OSError as error:
-        raise _said(error, what, path) from error
+        raise said(error, what, path) from error
 
 
-def _said(error: OSError, what: str, path: Path | str | None) -> FilesError:
+def said(error: OSError, what: str, path: Path | str | None) -> FilesError:
+    """What `told` raises: DiskFull where there is no room."""
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else FilesError
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and path is not None:
         path = Path(path).parent  # each try has another name; what is full is the same, and is said once
     subject = f"{printable(str(path))} " if path is not None else ""
     return kind(f"{subject}{what}: {error.strerror or error}")
+
+
+def temporary_name() -> str:
+    """One that nobody takes for anything, and `clean_temporaries` knows."""
+    return f".peachctl-{secrets.token_hex(8)}.tmp"
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def _temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
     Whoever writes it holds a lock on it, which tells a temporary file of a dead process (`clean_temporaries`).
     """
-    path = folder / f".peachctl-{secrets.token_hex(8)}.tmp"
+    path = folder / temporary_name()
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "w+b") as stream:
         try:
@@ -130,7 +131,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write(path: Path, text: str) -> None:
     """Writes a text file (UTF-8, 0640) in one step; what stood there is replaced. Raises DiskFull, FilesError."""
-    with _told("cannot be written", path), _temporary(path.parent) as (stream, temporary):
+    with told("cannot be written", path), _temporary(path.parent) as (stream, temporary):
         stream.write(text.encode(errors="backslashreplace"))
         _settle(stream, FILE_MODE, durable=False)
         temporary.replace(path)
@@ -140,7 +141,7 @@ def write_log(folder: Path, text: str) -> None:
     """Writes `peachctl.log` into a workflow's folder, whatever a service has put there under that name. Raises as
     `write`."""
     path = folder / LOG
-    with _told(f"{printable(str(path))} cannot be written"):
+    with told(f"{printable(str(path))} cannot be written"):
         if _is_folder(path):
             _remove(path)
     make_folder(folder)
@@ -149,7 +150,7 @@ def write_log(folder: Path, text: str) -> None:
 
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
     """Creates a folder that is missing (its parents too) with exactly this mode; one that is there stays as it is."""
-    with _told("cannot be created", path):
+    with told("cannot be created", path):
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(exist_ok=True)
@@ -160,7 +161,7 @@ def free_space(path: Path) -> int:
     """Bytes that are free for us where `path` is or will be. Raises FilesError."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    with _told("cannot be examined", path):
+    with told("cannot be examined", path):
         found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
 
@@ -183,7 +184,7 @@ def clean_temporaries(folder: Path, age: float = STALE) -> int:
     for name in [entry.name for entry in _entries(folder) if _TEMPORARY.fullmatch(entry.name)]:
         path = folder / name
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(path, READ)
         except OSError:
             continue
         try:
@@ -235,20 +236,12 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
         return []
 
 
-# Scripts
-
-
-def read_script(path: Path) -> str | None:
-    """The text of a script, None where there is no regular file (a link is none). Bytes that are not UTF-8 become
-    U+FFFD. Raises FilesError when it cannot be read or is beyond all measure."""
-    data = _read_regular(path)
-    return None if data is None else data.decode(errors="replace")
-
-
-def _read_regular(path: Path) -> bytes | None:
-    with _told("cannot be read", path):
+def read_regular(path: Path) -> bytes | None:
+    """The bytes of a file, None where there is no regular one (a link is none). Raises FilesError when it cannot be
+    read or is beyond all measure."""
+    with told("cannot be read", path):
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(path, READ)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
                 return None
@@ -261,94 +254,6 @@ def _read_regular(path: Path) -> bytes | None:
             if status.st_size > _LARGEST_SCRIPT:
                 raise FilesError(f"{printable(str(path))} is no script: it has {status.st_size} bytes")
             return stream.read(_LARGEST_SCRIPT)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A script that is written and has no name yet. path: of its temporary file."""
-
-    text: str
-    path: str
-
-
-def draft(queue_folder: Path, name: str, text: str) -> Draft:
-    """Writes a script (0640) for `place`, which is to come within a minute, or `drop`. name: what it is to be called.
-    Raises DiskFull, FilesError.
-
-    As `_temporary`, but of texts and descriptors alone: path objects and streams take as long as the kernel does, for
-    each message.
-    """
-    path = f"{queue_folder}/.peachctl-{secrets.token_hex(8)}.tmp"
-    data = text.encode(errors="backslashreplace")
-    try:
-        fd = os.open(path, _CREATE, FILE_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            os.fchmod(fd, FILE_MODE)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-        except OSError:
-            os.unlink(path)  # noqa: PTH108
-            raise
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _said(error, "cannot be written", f"{queue_folder}/{name}") from error
-    return Draft(text, path)
-
-
-def drop(draft: Draft) -> None:
-    """Removes a draft that is not to be placed."""
-    with suppress(OSError):
-        os.unlink(draft.path)  # noqa: PTH108
-
-
-def place(queue_folder: Path, name: str, text: str, drafted: Draft | None = None) -> bool:
-    """Puts a script into the queue folder unless a whole one is there. True when this call wrote it.
-
-    drafted: its text as a file already, which is used up. A slow machine may have taken it for one of a dead process.
-
-    What is there and torn (a beginning of `text`, zeros where the power went, or a checksum that says so) is written
-    again. An edited script, one that peachctl did not write, and anything that is no file stay as they are.
-
-    Not synchronised to disk: it is derived from the row, so a script that the power took is found torn and rendered
-    again. fsync would cost 15 times (1,450 instead of 22,400 files/s measured), for nothing that is not known anyway.
-
-    name: a script name (names.script_name). Raises DiskFull, FilesError; the latter for a name that is a path, too:
-    rows can be written by others.
-    """
-    if "/" in name or "\0" in name or name in ("", ".", ".."):
-        raise FilesError(f"{quoted(name)} is no file name")
-    path = queue_folder / name
-    if drafted is None and not os.path.lexists(path):
-        drafted = draft(queue_folder, name, text)
-    if drafted is not None and _settle_draft(queue_folder, name, drafted):
-        return True
-    there = _read_regular(path)
-    if there is None:
-        return False
-    header = script.read_header(there, text)
-    torn = header.state == "torn" if header is not None else text.encode().startswith(there.rstrip(b"\0"))
-    if torn:
-        write(path, text)
-    return torn
-
-
-def _settle_draft(folder: Path, name: str, drafted: Draft) -> bool:
-    """Gives a draft its name, in one step; False, and it is gone, where there is something."""
-    path = f"{folder}/{name}"
-    try:
-        if os.path.lexists(path):
-            drop(drafted)
-            return False
-        os.rename(drafted.path, path)  # noqa: PTH104
-    except FileNotFoundError:
-        return _settle_draft(folder, name, draft(folder, name, drafted.text))
-    except OSError as error:
-        drop(drafted)
-        raise _said(error, "cannot be written", path) from error
-    return True
 
 
 # The folders of a workflow
@@ -412,7 +317,7 @@ def _own_home(workflow_temp: Path, id: int, owner: str | None) -> Path:
         _remove(home)
     clean_temporaries(home, age=0)
     mark = None if owner is None else owner.encode(errors="backslashreplace")
-    if mark is not None and _read_regular(home / _OWNER) != mark:
+    if mark is not None and read_regular(home / _OWNER) != mark:
         bare = all(_TEMPORARY.fullmatch(entry.name) for entry in _entries(home))
         foreign = [path for path in ([published] if bare else [home, published]) if os.path.lexists(path)]
         if foreign:
@@ -436,7 +341,7 @@ def prepare_attempt(
     and kept results stay. Else it starts empty; an output published before stays until `publish` replaces it.
     Raises DiskFull, FilesError.
     """
-    with _told(f"workflow {id}: its folder cannot be prepared"):
+    with told(f"workflow {id}: its folder cannot be prepared"):
         home = _own_home(workflow_temp, id, owner)
         wanted = attempt_folder(workflow_temp, id, attempt)
         folder, mine = wanted.folder, wanted.folder.parent
@@ -466,7 +371,7 @@ def publish(attempt: AttemptFolder) -> Path:
     folder = attempt.folder
     home = folder.parent.parent
     target = attempt.published
-    with _told(f"{folder.name} cannot be published"):
+    with told(f"{folder.name} cannot be published"):
         if not folder.exists() and _is_folder(target):
             return target
         old = home / "replaced"
@@ -480,7 +385,7 @@ def publish(attempt: AttemptFolder) -> Path:
 
 def remove_workflow(workflow_temp: Path, id: int) -> None:
     """Removes all that is kept of a workflow, but not its packed output. Raises FilesError."""
-    with _told(f"workflow {id}: its folder cannot be removed"):
+    with told(f"workflow {id}: its folder cannot be removed"):
         _remove(workflow_temp / f"workflow_{id}")
         _remove(workflow_temp / f".workflow_{id}")
 
@@ -497,7 +402,7 @@ def pack(folder: Path, download_files: Path, id: int) -> str:
     the packed output says so. A file that shrinks or grows meanwhile is cut or filled to its size at the beginning.
     Raises DiskFull, FilesError; the temporary file is gone then.
     """
-    with _told(f"the output of workflow {id} cannot be packed"):
+    with told(f"the output of workflow {id} cannot be packed"):
         with _temporary(download_files) as (stream, temporary):
             # format PAX: any name that a file system allows, undecodable bytes included
             with tarfile.open(
@@ -507,7 +412,7 @@ def pack(folder: Path, download_files: Path, id: int) -> str:
                 compresslevel=_COMPRESSION,
                 errors="surrogateescape",
             ) as tar:
-                _Packer(tar, f"workflow_{id}").add_all(folder)
+                Packer(tar, f"workflow_{id}").add_all(folder)
             _settle(stream, FILE_MODE, durable=True)
             name = _link_new(temporary, download_files, id)
         _sync_folder(download_files)
@@ -544,7 +449,7 @@ def write_refusal(
     """
     home = workflow_temp / f".workflow_{id}"
     target = workflow_temp / f"workflow_{id}"
-    with _told(f"workflow {id}: its log cannot be written"):
+    with told(f"workflow {id}: its log cannot be written"):
         if owner is not None:
             _own_home(workflow_temp, id, owner)
         for number, path in _refuse_overtaken(home, id, attempt):
@@ -555,133 +460,3 @@ def write_refusal(
         clean_temporaries(target, age=0)
         write_log(target, f"workflow {id}: error\n{mask(reason)}\n")
     return pack(target, download_files, id)
-
-
-class _Packer:
-    """Puts a folder into a tar. All opens go from the folder's descriptor down without following a link, so that
-    what happens to the tree meanwhile can't lead outside."""
-
-    def __init__(self, tar: tarfile.TarFile, top: str) -> None:
-        self._tar = tar
-        self._top = top
-        self._notes: list[str] = []
-        self._log = b""
-
-    def add_all(self, folder: Path) -> None:
-        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        real = os.path.realpath(folder)
-        try:
-            self._add_folder("", os.fstat(root))
-            todo: list[tuple[str, ...]] = [()]
-            while todo:
-                parts = todo.pop()
-                try:
-                    fd = _open_below(root, parts, os.O_DIRECTORY)
-                except OSError as error:
-                    self._note(parts, error.strerror or str(error))
-                    continue
-                try:
-                    deeper = self._add_content(root, real, fd, parts)
-                finally:
-                    os.close(fd)
-                todo += reversed(deeper)
-        finally:
-            os.close(root)
-        if self._log or self._notes:
-            text = self._log + "".join(self._notes).encode()
-            self._add(LOG, len(text), time.time(), 0o644, io.BytesIO(text))
-
-    def _add_content(self, root: int, real: str, fd: int, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
-        deeper = []
-        for name in sorted(os.listdir(fd)):
-            inside = (*parts, name)
-            try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    file = os.open(name, _READ, dir_fd=fd)
-                elif stat.S_ISLNK(status.st_mode):
-                    end = os.path.realpath(Path(real, *inside))
-                    if not end.startswith(real + "/"):
-                        self._note(inside, "a link that leaves the folder")
-                        continue
-                    file = _open_below(root, tuple(end[len(real) + 1 :].split("/")))
-                else:
-                    if stat.S_ISDIR(status.st_mode):
-                        self._add_folder("/".join(inside), status)
-                        deeper.append(inside)
-                    else:
-                        self._note(inside, "neither a file nor a folder")
-                    continue
-            except OSError as error:
-                self._note(inside, error.strerror or str(error))
-                continue
-            status = os.fstat(file)
-            if stat.S_ISREG(status.st_mode):
-                with os.fdopen(file, "rb", buffering=0) as stream:
-                    self._add_file(stream, status, inside)
-            else:
-                os.close(file)
-                self._note(inside, "a link to something that is no file")
-        return deeper
-
-    def _add_folder(self, inside: str, status: os.stat_result) -> None:
-        info = tarfile.TarInfo(f"{self._top}/{inside}".rstrip("/"))
-        info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, max(0, int(status.st_mtime))
-        self._tar.addfile(info)
-
-    def _add_file(self, stream: IO[bytes], status: os.stat_result, inside: tuple[str, ...]) -> None:
-        source = _Exactly(stream)
-        if inside == (LOG,):
-            self._log = source.read(min(status.st_size, _LARGEST_LOG))
-            return
-        mode = 0o755 if status.st_mode & 0o111 else 0o644
-        self._add("/".join(inside), status.st_size, status.st_mtime, mode, cast("IO[bytes]", source))
-        if source.short:
-            self._note(inside, f"{source.short} while it was packed: filled up with zeros", left_out=False)
-
-    def _add(self, inside: str, size: int, mtime: float, mode: int, source: IO[bytes]) -> None:
-        info = tarfile.TarInfo(f"{self._top}/{inside}")
-        info.size, info.mtime, info.mode = size, max(0, int(mtime)), mode
-        self._tar.addfile(info, source)
-
-    def _note(self, inside: tuple[str, ...], why: str, *, left_out: bool = True) -> None:
-        what = "not packed: " if left_out else ""
-        self._notes.append(f"{what}{printable('/'.join(inside) or '.')!s}: {why}\n")
-
-
-def _open_below(root: int, parts: tuple[str, ...], flags: int = 0) -> int:
-    """Opens a path below a descriptor, no component of which may be a link."""
-    fd = os.dup(root)
-    for position, part in enumerate(parts):
-        last = position == len(parts) - 1
-        try:
-            deeper = os.open(part, _READ | (flags if last else os.O_DIRECTORY), dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = deeper
-    return fd
-
-
-class _Exactly:
-    """A stream that never ends before it is asked to: zeros follow what a shrinking or unreadable file still has.
-
-    short: why zeros had to follow, else ''.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.short = ""
-
-    def read(self, size: int) -> bytes:
-        pieces: list[bytes] = []
-        room = size
-        while room and not self.short:
-            try:
-                piece = self._stream.read(room)
-            except OSError as error:
-                self.short = f"could not be read ({error.strerror})"
-                break
-            self.short = "" if piece else "became shorter"
-            pieces.append(piece)
-            room -= len(piece)
-        return b"".join(pieces) + bytes(room)

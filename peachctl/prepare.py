@@ -1,17 +1,19 @@
-"""What an attempt starts with: its folder and its script. Reads and writes files only; the loop has a thread for it."""
+"""What an attempt starts with: its folder, its script and its job.
+
+`prepare` reads and writes files only; the loop has a thread for it.
+"""
 
 import os
-import sys
 from pathlib import Path
 
-from peachctl import files, script, wire
-from peachctl.errors import PeachError
+from peachctl import drafts, files, script, script_files
+from peachctl.errors import PeachError, WireError
 from peachctl.failpoint import fail_point
-from peachctl.names import parse_script_name, printable, quoted
+from peachctl.names import printable, quoted
+from peachctl.options import Options
+from peachctl.runtime.job import Job
 from peachctl.store import Claim
 
-# What was filed was within the limits of its day.
-_ANY = wire.Limits(message_bytes=sys.maxsize, nodes=sys.maxsize)
 _NAME_BYTES = 255
 
 
@@ -32,8 +34,12 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
     """The text to run: what is rendered from the row, unless the file is somebody's own and may run (`edited`). The
     file's checksum is no more than a hint for people: whoever edits the one can make the other. Raises PeachError."""
     name = claim.row.execution_file
-    foreign = is_foreign(claim.row.workflow_json)
-    rendered = None if foreign else render_row(claim.row.workflow_json, name)
+    try:
+        rendered = drafts.text_of(name, claim.row.workflow_json)
+    except WireError as error:
+        raise PeachError(
+            f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
+        ) from error
     text = None
     if name:
         if Path(name).name != name or "\0" in name or name == "..":
@@ -41,7 +47,7 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
             raise PeachError(f"execution_file {quoted(name)} is a path, not a name in the queue folder")
         if len(os.fsencode(name)) > _NAME_BYTES:
             raise PeachError(f"execution_file {quoted(name)} is too long for a file's name")
-        text = files.read_script(queue / name)
+        text = script_files.read_script(queue / name)
     header = script.read_header(text, rendered) if text is not None else None
     if rendered is None:
         if text is not None and edited and (header is None or header.state != "torn"):
@@ -56,32 +62,33 @@ def text_to_run(claim: Claim, queue: Path, *, edited: bool) -> str:
                 "delete it to have it written anew, or run it with `peachctl watch` or `peachctl run-script`",
             )
     if name and (text is None or (header is not None and header.state == "torn")):
-        files.place(queue, name, rendered)
+        script_files.place(queue, name, rendered)
         fail_point("execute:rendered")
     return rendered
+
+
+def job(claim: Claim, folder: files.AttemptFolder, options: Options) -> Job:
+    """What the workflow's process is told. folder: of this attempt."""
+    return Job(
+        queue_id=claim.id,
+        attempt=claim.attempt,
+        script=str(folder.script),
+        hub=claim.row.hub or str(options.hub),
+        scheduler=claim.row.scheduler or options.scheduler,
+        workers=options.workers,
+        folder=str(folder.folder),
+        download_workflows=str(options.download_workflows),
+        download_files=str(options.download_files),
+        published=str(folder.published),
+        results=str(folder.results),
+        reuse=claim.resumed,
+        debug=options.debug,
+        plain=not options.edited,
+        reach=options.reach,
+    )
 
 
 def _differs(header: script.Header, rendered: str) -> bool:
     """Whether an intact script does something else than the row says. Another format: another peachctl wrote it."""
     ours = script.read_header(rendered)
     return ours is not None and header.format == ours.format and header.checksum != ours.checksum
-
-
-def render_row(workflow_json: str, execution_file: str) -> str:
-    """The script of a row, always the same. Raises PeachError where the row holds no workflow any more."""
-    try:
-        workflow = wire.workflow_from_json(workflow_json, _ANY)
-    except PeachError as error:
-        raise PeachError(
-            f"workflow_json of this row cannot be read ({error.message})", "the workflow must be sent again"
-        ) from error
-    found = parse_script_name(execution_file)
-    return script.render(workflow, found[1] if found else "")
-
-
-def is_foreign(workflow_json: str) -> bool:
-    """Whether the row stands for a script that peachctl did not write (`watch` files it without nodes)."""
-    try:
-        return not wire.workflow_from_json(workflow_json, _ANY).nodes
-    except PeachError:
-        return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peachctl import files, names, script, wire
+from peachctl import files, names, script, script_files, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
 from peachctl.errors import PeachError, RefusedError, StateError, UnreachableError
@@ -429,14 +429,14 @@ class Scripts:
         another process (`run`, `submit`), which has seen to it."""
         if seen.name in self.ran:
             return self.ran[seen.name] != (seen.mtime_ns, seen.inode)
-        text = files.read_script(seen.path)
+        text = script_files.read_script(seen.path)
         header = script.read_header(text) if text is not None else None
         written = self.first.setdefault(seen.name, (seen.mtime_ns, seen.inode))
         return header is None or header.state == "edited" or written != (seen.mtime_ns, seen.inode)
 
     def _file(self, seen: ScriptSeen, *, foreign: bool) -> None:
         try:
-            text = files.read_script(seen.path)
+            text = script_files.read_script(seen.path)
         except files.FilesError as error:
             logger.warning("%s", error.message)
             return

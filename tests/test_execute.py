@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app, execute, files, serve, takeover
+from peachctl import app, by_hand, drain, files, serve, takeover
 from peachctl.backoff import Backoff
 from peachctl.config import load
 from peachctl.errors import UnreachableError
@@ -82,8 +82,8 @@ def opened(peach: Peach, **options: Any) -> Iterator[Rig]:
 
 def filed(peach: Peach, store: Store, *values: Any) -> list[int]:
     config = load(environ=peach.environment())
-    entries = [(f"{n}.json", app.entry_of(config, str(peach.file(value)))) for n, value in enumerate(values)]
-    return [one.id for one in app.submit(config, store, entries)]
+    entries = [(f"{n}.json", by_hand.entry_of(config, str(peach.file(value)))) for n, value in enumerate(values)]
+    return [one.id for one in by_hand.submit(config, store, entries)]
 
 
 def test_a_run_that_the_supervisor_ended_for_want_of_beats_is_given_back_and_no_failure(peach: Peach) -> None:
@@ -425,7 +425,7 @@ def test_an_end_that_cannot_be_written_does_not_hold_up_the_end_of_an_executor(
     def full(*_: Any) -> Any:
         raise files.DiskFull("the disk is full")
 
-    monkeypatch.setattr(execute, "_LEAVES", 0.5)
+    monkeypatch.setattr(drain, "_LEAVES", 0.5)
     for what, name, fails in ((sqlite.SqliteStore, "finish", away), (files, "pack", full)):
         with opened(peach, drain=0.0) as rig, monkeypatch.context() as patch:
             patch.setattr(what, name, fails)
@@ -478,20 +478,6 @@ def test_the_end_of_an_executor_waits_for_a_database_that_is_away_once(
         assert len(tries) == 1
         patch.undo()
         rig.loop.close = lambda: False  # type: ignore[method-assign]
-
-
-def test_a_late_signal_writes_to_nothing_that_was_opened_since(peach: Peach) -> None:
-    with opened(peach) as rig:
-        number = rig.loop.wake
-    others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(20)]
-    try:
-        assert number in others
-        rig.loop.poke()
-        with pytest.raises(BlockingIOError):
-            os.eventfd_read(number)
-    finally:
-        for other in others:
-            os.close(other)
 
 
 def test_an_executors_store_waits_for_a_lock_much_shorter_than_a_supervisor_waits_for_a_beat(peach: Peach) -> None:

@@ -13,9 +13,11 @@ ROAD = (
     "execute.py",
     "prepare.py",
     "ends.py",
+    "returns.py",
     "takeover.py",
     "serve.py",
     "app.py",
+    "by_hand.py",
     "letters.py",
     "submission.py",
 )
@@ -38,7 +40,8 @@ CHANGES = {
         *("refile", "new_epoch", "begin"),
     },
     "bus": {"ack", "reject", "publish"},
-    "files": {"place", "draft", "write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
+    "script_files": {"place", "draft"},
+    "files": {"write", "prepare_attempt", "publish", "pack", "write_refusal", "remove_workflow"},
     "runner": {"start"},
     "sender": {"send"},
     # Kafka's own clients. What only moves a consumer of this process (seek, pause, assign) dies with it.

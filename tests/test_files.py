@@ -1,4 +1,4 @@
-"""Scripts placed, folders of a workflow, packed outputs: whole or not at all, for the group, nothing outside."""
+"""Folders of a workflow, packed outputs: whole or not at all, for the group, nothing outside."""
 
 import errno
 import gzip
@@ -6,7 +6,6 @@ import io
 import os
 import re
 import resource
-import socket
 import stat
 import subprocess
 import sys
@@ -18,12 +17,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import files, script
-from peachctl.workflow import Node, ServiceRef, Workflow
-
-MD5 = "0123456789abcdef0123456789abcdef"
-NAME = f"ada_{MD5}_1700000000_000001.py"
-TEXT = script.render(Workflow("名前", "ada", (Node("é", ServiceRef("Text", 1), ("x",), ()),)), MD5)
+from peachctl import files, script_files
 
 
 @pytest.fixture
@@ -56,86 +50,6 @@ def unpacked(packed: Path) -> dict[str, bytes | None]:
         }
 
 
-# Scripts
-
-
-def test_a_script_is_placed_once(tmp_path: Path) -> None:
-    assert files.place(tmp_path, NAME, TEXT) is True
-    assert (tmp_path / NAME).read_text() == TEXT
-    assert mode(tmp_path / NAME) == 0o640
-    before = (tmp_path / NAME).stat()
-    assert files.place(tmp_path, NAME, TEXT) is False
-    assert (tmp_path / NAME).stat() == before
-    assert names(tmp_path) == [NAME]
-
-
-@pytest.mark.fault("D2")
-def test_a_script_torn_at_any_length_is_placed_again(tmp_path: Path) -> None:
-    whole = TEXT.encode()
-    for length in range(len(whole)):
-        (tmp_path / NAME).write_bytes(whole[:length])
-        assert files.place(tmp_path, NAME, TEXT) is True, length
-        assert (tmp_path / NAME).read_bytes() == whole
-
-
-@pytest.mark.fault("A11")
-def test_blocks_that_never_reached_the_disk_are_torn(tmp_path: Path) -> None:
-    for there in (bytes(len(TEXT)), TEXT.encode()[:100] + bytes(400)):
-        (tmp_path / NAME).write_bytes(there)
-        assert files.place(tmp_path, NAME, TEXT) is True
-        assert (tmp_path / NAME).read_text() == TEXT
-
-
-@pytest.mark.parametrize(
-    "there",
-    [
-        TEXT.replace("run(graph)", "run(graph)  # edited"),
-        "print('of 2017')\n",
-        TEXT + "\n# more\n",
-    ],
-    ids=["edited", "not ours", "longer"],
-)
-def test_a_script_that_is_edited_or_not_ours_stays(tmp_path: Path, there: str) -> None:
-    (tmp_path / NAME).write_text(there)
-    assert files.place(tmp_path, NAME, TEXT) is False
-    assert (tmp_path / NAME).read_text() == there
-
-
-def test_what_is_no_file_stays(tmp_path: Path) -> None:
-    (tmp_path / "target").write_text("")
-    (tmp_path / NAME).symlink_to("target")
-    assert files.place(tmp_path, NAME, TEXT) is False
-    assert (tmp_path / "target").read_text() == ""
-    (tmp_path / NAME).unlink()
-    (tmp_path / NAME).mkdir()
-    assert files.place(tmp_path, NAME, TEXT) is False
-
-
-@pytest.mark.parametrize("name", ["../x.py", "a/b.py", "/etc/x.py", "", ".", "..", "x\0.py"])
-def test_a_script_name_is_no_path(tmp_path: Path, name: str) -> None:
-    (tmp_path / "queue").mkdir()
-    with pytest.raises(files.FilesError, match="no file name"):
-        files.place(tmp_path / "queue", name, TEXT)
-    assert names(tmp_path) == ["queue"]
-
-
-def test_a_script_is_read_only_where_it_is_a_file(tmp_path: Path) -> None:
-    assert files.read_script(tmp_path / "missing.py") is None
-    assert files.read_script(tmp_path) is None
-    (tmp_path / "latin.py").write_bytes(b"caf\xe9")
-    assert files.read_script(tmp_path / "latin.py") == "caf�"
-    (tmp_path / "link.py").symlink_to("latin.py")
-    assert files.read_script(tmp_path / "link.py") is None
-    os.mkfifo(tmp_path / "fifo.py")
-    assert files.read_script(tmp_path / "fifo.py") is None
-
-
-def test_a_missing_folder_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(files.FilesError) as told:
-        files.place(tmp_path / "missing", NAME, TEXT)
-    assert told.value.message == f"{tmp_path}/missing/{NAME} cannot be written: No such file or directory"
-
-
 def test_text_is_written_in_one_step_over_whatever_is_there(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("outside")
     (tmp_path / "log").symlink_to("outside")
@@ -164,18 +78,6 @@ def full_disk(limit: int, code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-@pytest.mark.fault("D1")
-def test_a_full_disk_leaves_no_half_script(tmp_path: Path) -> None:
-    said = full_disk(
-        1000,
-        "from peachctl import files\n"
-        f"try: files.place(Path({str(tmp_path)!r}), 'x.py', 'x' * 5000)\n"
-        "except files.DiskFull as error: print(error.message)",
-    )
-    assert said == f"{tmp_path}/x.py cannot be written: File too large"
-    assert names(tmp_path) == []
 
 
 @pytest.mark.fault("D1")
@@ -334,13 +236,13 @@ def test_folders_are_for_the_group_whatever_the_umask_says(temp: Path) -> None:
     try:
         attempt = files.prepare_attempt(temp, 7, 1, False)
         files.write(attempt.folder / "peachctl.log", "text")
-        files.place(temp, NAME, TEXT)
+        script_files.place(temp, "ada.py", "text")
     finally:
         os.umask(before)
     for path in (attempt.folder, attempt.folder.parent, temp / ".workflow_7"):
         assert mode(path) == 0o2750
     assert mode(attempt.results) == 0o2700
-    assert mode(attempt.folder / "peachctl.log") == mode(temp / NAME) == 0o640
+    assert mode(attempt.folder / "peachctl.log") == mode(temp / "ada.py") == 0o640
 
 
 def test_a_resumed_attempt_goes_on_with_the_files_of_the_one_before(temp: Path) -> None:
@@ -459,159 +361,6 @@ def test_a_packed_output_holds_the_folder_under_its_name(temp: Path, downloads: 
     assert mode(downloads / name) == 0o640
     with gzip.open(downloads / name) as file:
         assert file.read(11) == b"workflow_42"
-
-
-def test_packed_members_have_plain_modes_and_no_owner(temp: Path, downloads: Path) -> None:
-    folder = temp / "workflow_1"
-    (folder / "d").mkdir(parents=True)
-    for name, bits in (("setuid", 0o6711), ("private", 0o600), ("open", 0o666)):
-        (folder / name).write_text("")
-        (folder / name).chmod(bits)
-    (folder / "d").chmod(0o1777)
-    with tarfile.open(downloads / files.pack(folder, downloads, 1)) as tar:
-        members = {member.name: member for member in tar}
-    assert {name: oct(member.mode) for name, member in members.items()} == {
-        "workflow_1": "0o755",
-        "workflow_1/d": "0o755",
-        "workflow_1/open": "0o644",
-        "workflow_1/private": "0o644",
-        "workflow_1/setuid": "0o755",
-    }
-    assert {(one.uid, one.gid, one.uname, one.gname) for one in members.values()} == {(0, 0, "", "")}
-
-
-def test_links_inside_become_files_and_all_else_is_left_out_and_said(
-    temp: Path, downloads: Path, tmp_path: Path
-) -> None:
-    folder = temp / "workflow_1"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "real").write_text("real")
-    (temp / "workflow_10").mkdir()
-    (temp / "workflow_10" / "other").write_text("of another")
-    (tmp_path / "secret").write_text("secret")
-    for name, target in {
-        "inside": "real",
-        "sub/up": "../real",
-        "absolute": str(folder / "real"),
-        "chain": "inside",
-        "outside": str(tmp_path / "secret"),
-        "relative": "../../secret",
-        "neighbour": "../workflow_10/other",
-        "dangling": "nowhere",
-        "loop": "loop",
-        "folder": "sub",
-        "itself": ".",
-        "device": "/dev/zero",
-    }.items():
-        (folder / name).symlink_to(target)
-    os.mkfifo(folder / "fifo")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "sock"))
-        packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    log = packed.pop("workflow_1/peachctl.log")
-    assert packed == {
-        "workflow_1": None,
-        "workflow_1/sub": None,
-        **dict.fromkeys(
-            [f"workflow_1/{name}" for name in ("real", "inside", "absolute", "chain", "sub/up")],
-            b"real",
-        ),
-    }
-    assert log is not None
-    assert sorted(line.split(":")[1].strip() for line in log.decode().splitlines()) == [
-        *("dangling", "device", "fifo", "folder", "itself", "loop", "neighbour", "outside", "relative", "sock"),
-    ]
-    assert not (folder / "peachctl.log").exists()
-
-
-def test_a_link_that_leads_through_a_link_is_packed_as_what_it_is(temp: Path, downloads: Path) -> None:
-    folder = temp / "workflow_1"
-    (folder / "d").mkdir(parents=True)
-    (folder / "d" / "x").write_text("x")
-    (folder / "l").symlink_to("d")
-    (folder / "m").symlink_to("l/x")
-    packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    assert packed["workflow_1/m"] == b"x"
-
-
-def test_what_is_left_out_is_added_to_the_log_that_is_there(temp: Path, downloads: Path) -> None:
-    folder = temp / "workflow_1"
-    folder.mkdir()
-    (folder / "peachctl.log").write_text("it failed\n")
-    os.mkfifo(folder / "a fifo")
-    packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    assert packed["workflow_1/peachctl.log"] == b"it failed\nnot packed: a fifo: neither a file nor a folder\n"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        b"\xff\xfe",
-        b"new\nline",
-        b"..",
-        b"-rf",
-        b"\x1b[31m",
-        "\u202e".encode(),
-        "💥".encode() * 63,
-        b"a" * 255,
-        b"x:y",
-        b"~",
-    ],
-)
-def test_hostile_names_stay_in_the_folder_and_survive(temp: Path, downloads: Path, name: bytes) -> None:
-    folder = temp / "workflow_1"
-    folder.mkdir()
-    inside = name if name != b".." else b"..."
-    with open(os.path.join(os.fsencode(folder), inside), "wb") as file:
-        file.write(b"hostile")
-    packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    assert {os.fsencode(one): body for one, body in packed.items()} == {
-        b"workflow_1": None,
-        b"workflow_1/" + inside: b"hostile",
-    }
-
-
-@pytest.mark.parametrize("change", [b"", b"short", b"x" * 200_000], ids=["emptied", "shrunk", "grown"])
-def test_a_file_that_changes_while_it_is_packed_does_not_tear_the_output(
-    temp: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch, change: bytes
-) -> None:
-    folder = temp / "workflow_1"
-    folder.mkdir()
-    (folder / "a").write_bytes(b"x" * 100_000)
-    (folder / "b").write_text("after")
-    plain = files._Packer._add
-
-    def late(self: files._Packer, inside: str, *rest: object) -> None:
-        if inside == "a":
-            (folder / "a").write_bytes(change)
-        plain(self, inside, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(files._Packer, "_add", late)
-    packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    assert packed["workflow_1/a"] == change[:100_000].ljust(100_000, b"\0")
-    assert packed["workflow_1/b"] == b"after"
-    assert ("workflow_1/peachctl.log" in packed) == (len(change) < 100_000)
-
-
-def test_a_folder_that_becomes_a_link_while_it_is_packed_leads_nowhere(
-    temp: Path, downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = temp / "workflow_1"
-    (folder / "d").mkdir(parents=True)
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret").write_text("secret")
-    plain = files._Packer._add_folder
-
-    def late(self: files._Packer, inside: str, status: os.stat_result) -> None:
-        plain(self, inside, status)
-        if inside == "d":
-            (folder / "d").rmdir()
-            (folder / "d").symlink_to(tmp_path / "outside")
-
-    monkeypatch.setattr(files._Packer, "_add_folder", late)
-    packed = unpacked(downloads / files.pack(folder, downloads, 1))
-    assert sorted(packed) == ["workflow_1", "workflow_1/d", "workflow_1/peachctl.log"]
-    assert b"secret" not in b"".join(body or b"" for body in packed.values())
 
 
 def test_outputs_packed_in_the_same_microsecond_have_names_of_their_own(

@@ -17,14 +17,13 @@ from typing import Any
 
 import pytest
 
-from peachctl import files, ingest, names, script, wire
+from peachctl import drafts, files, ingest, names, script, script_files, wire
 from peachctl.backoff import Backoff
 from peachctl.bus import Message
 from peachctl.bus.folder import FolderBus
 from peachctl.errors import PeachError, StateError, UnreachableError
 from peachctl.hub import Hub, find_services
 from peachctl.ingest import Ingest, file_entries, prepare_entry, unique_name
-from peachctl.prepare import render_row
 from peachctl.store import Entry, ExecutionFileTaken, Origin, Status, Store
 from peachctl.store.sqlite import open_store
 from peachctl.workflow import Connection, Double, Float, Node, ServiceRef, Workflow
@@ -161,7 +160,7 @@ def test_the_script_of_a_message_is_that_of_its_row_to_the_byte(place: Place) ->
     assert len(rows) == len(values) and {row.status for row in rows} == {Status.QUEUED}
     for row in rows:
         written = (place.home / "queue" / row.execution_file).read_text()
-        assert written == render_row(row.workflow_json, row.execution_file)
+        assert written == drafts.text_of(row.execution_file, row.workflow_json)
 
 
 def test_what_a_kill_left_just_before_the_start_is_swept_a_minute_later(place: Place) -> None:
@@ -547,7 +546,7 @@ def test_a_full_disk_or_an_absent_database_loses_nothing(
 ) -> None:
     """Whatever fails, at its first three calls: in the end each message has one row and one script."""
     left = [3]
-    owner: Any = files if where == "place" else place.store
+    owner: Any = script_files if where == "place" else place.store
     plain = getattr(owner, where)
 
     def fails(*arguments: Any, **more: Any) -> Any:

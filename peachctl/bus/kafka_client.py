@@ -1,7 +1,7 @@
 """The border to kafka-python: a configuration becomes clients with time-outs, their errors become ours.
 
 kafka-python tries again for ever where a password or a certificate is refused, and tells nobody why. So every server
-is greeted by a conversation of our own first (`reach`): TCP, TLS, the version of the protocol, SASL.
+is greeted by a conversation of our own first (`reach`, `kafka_greeting`).
 
 The password is in no text of ours: not in a repr, an error or a log; the logger `kafka` stays at INFO or above,
 because its DEBUG prints settings and payloads.
@@ -11,7 +11,6 @@ Imported late: kafka costs more than all of the command line.
 
 import logging
 import queue
-import socket
 import ssl
 import threading
 import time
@@ -41,11 +40,8 @@ from kafka.errors import (  # noqa: TID253
     UnsupportedSaslMechanismError,
     for_code,
 )
-from kafka.net.sasl import get_sasl_mechanism  # noqa: TID253
-from kafka.protocol.metadata import ApiVersionsRequest  # noqa: TID253
-from kafka.protocol.parser import KafkaProtocol  # noqa: TID253
-from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: TID253
 
+from peachctl.bus.kafka_greeting import CLIENT, Odd, greet, reason
 from peachctl.config import Config, kafka_password
 from peachctl.errors import ConfigError, Exit, PeachError, RefusedError, UnreachableError
 
@@ -61,10 +57,8 @@ CALL = 10_000
 
 _GREETING = 5.0
 _CLOSING = 1.5  # seconds of connections that are closed when they are greeted: a broker that begins or ends does so too
-_LARGEST = 100 << 20  # bytes of an answer; what is no Kafka says something that is more, taken for a size
 _MOMENT = 0.3  # of silence, after which another server is asked as well
 _FETCH_BYTES = 8 << 20
-_CLIENT = "peachctl"
 _answered: dict[tuple[str, ...], str] = {}
 
 _UNUSABLE: dict[type[KafkaError], tuple[str, str]] = {
@@ -109,7 +103,7 @@ class Settings:
         answered = _answered.get(self.servers)
         return {
             "bootstrap_servers": list(self.servers) if answered is None else [answered],
-            "client_id": _CLIENT,
+            "client_id": CLIENT,
             "security_protocol": self.protocol,
             "ssl_context": self.context,
             **self.sasl(),
@@ -161,7 +155,7 @@ def _context(config: Config) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=kafka.tls_ca)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"kafka.tls_ca: {kafka.tls_ca}: {_reason(error)}") from error
+        raise ConfigError(f"kafka.tls_ca: {kafka.tls_ca}: {reason(error)}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not kafka.tls_verify:
         context.check_hostname = False
@@ -171,7 +165,7 @@ def _context(config: Config) -> ssl.SSLContext:
             # A key with a pass phrase would make OpenSSL ask at the terminal.
             context.load_cert_chain(kafka.tls_cert, kafka.tls_key, password="")
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"kafka.tls_cert, kafka.tls_key: {_reason(error)}") from error
+            raise ConfigError(f"kafka.tls_cert, kafka.tls_key: {reason(error)}") from error
     return context
 
 
@@ -179,14 +173,6 @@ def _calm() -> None:
     """kafka-python tells each failing attempt in several lines; we say once what is the matter."""
     verbose = logging.getLogger("peachctl").isEnabledFor(logging.DEBUG)
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
-
-
-class _Odd(ConnectionError):
-    """What answers does not speak as we do. sure: by what it said; else it only closed the connection."""
-
-    def __init__(self, message: str, *, sure: bool) -> None:
-        super().__init__(message)
-        self.sure = sure
 
 
 def reach(to: Settings, patience: float = PATIENCE) -> None:
@@ -203,9 +189,9 @@ def reach(to: Settings, patience: float = PATIENCE) -> None:
         failed = _ask_all(to, min(_GREETING, max(0.1, end - time.monotonic())))
         if not failed:
             return
-        failures = "; ".join(f"{server}: {_reason(error)}" for server, error in failed.items())
+        failures = "; ".join(f"{server}: {reason(error)}" for server, error in failed.items())
         now = time.monotonic()
-        odd = [error for error in failed.values() if isinstance(error, _Odd)]
+        odd = [error for error in failed.values() if isinstance(error, Odd)]
         odd_since = (odd_since or now) if len(odd) == len(failed) else None
         if odd_since is not None and (all(one.sure for one in odd) or now - odd_since >= _CLOSING):
             raise UnreachableError(
@@ -250,121 +236,11 @@ def _ask(
 ) -> None:
     host, _, port = server.rpartition(":")
     try:
-        _greet(to, host.strip("[]"), int(port), patience)
+        greet(to, host.strip("[]"), int(port), patience)
     except Exception as error:  # noqa: BLE001 - who waits for it raises it
         answers.put((server, error))
     else:
         answers.put((server, None))
-
-
-def _greet(to: Settings, host: str, port: int, timeout: float) -> None:
-    where = f"{host}:{port}"
-    try:
-        with socket.create_connection((host, port), timeout) as plain:
-            connection = _secure(to.context, plain, host, where)
-            with connection:
-                talk = _Talk(connection, timeout)
-                talk.ask(ApiVersionsRequest(version=0))
-                if to.mechanism is not None:
-                    _authenticate(to, talk, host, where)
-    except ssl.SSLError as error:
-        # An alert that it sends: with TLS 1.3 after the handshake, when we ask for something.
-        if "ALERT" in (error.reason or "") and ("CERTIFICATE" in error.reason or "UNKNOWN_CA" in error.reason):
-            raise RefusedError(
-                f"Kafka at {where}: it wants a certificate of ours that it accepts ({_reason(error)})",
-                "see kafka.tls_cert and kafka.tls_key",
-            ) from error
-        raise
-
-
-def _secure(context: ssl.SSLContext | None, plain: socket.socket, host: str, where: str) -> socket.socket:
-    if context is None:
-        return plain
-    try:
-        return context.wrap_socket(plain, server_hostname=host)
-    except ssl.SSLCertVerificationError as error:
-        raise RefusedError(
-            f"Kafka at {where}: its certificate is not accepted: {error.verify_message}",
-            "see kafka.tls_ca, and that the certificate has the name in kafka.bootstrap_servers",
-        ) from error
-    except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError) as error:
-        raise _Odd("it closes the connection when TLS begins; is that port TLS?", sure=False) from error
-    except ssl.SSLError as error:
-        if error.reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
-            raise _Odd("what answers there does not speak TLS; is that port TLS?", sure=True) from error
-        raise
-
-
-def _authenticate(to: Settings, talk: "_Talk", host: str, where: str) -> None:
-    answer = talk.ask(SaslHandshakeRequest(mechanism=to.mechanism, version=1))
-    if to.mechanism not in answer.mechanisms:
-        offered = ", ".join(sorted(answer.mechanisms)).lower() or "none"
-        raise ConfigError(
-            f"kafka.sasl_mechanism: {where} does not take {str(to.mechanism).lower()}", f"it takes {offered}"
-        )
-    try:
-        mechanism = get_sasl_mechanism(to.mechanism)(host=host, sasl_kerberos_service_name="kafka", **to.sasl())
-    except ImportError as error:
-        raise ConfigError(
-            f"kafka.sasl_mechanism: {str(to.mechanism).lower()} needs the Python package {error.name}"
-        ) from error
-    while not mechanism.is_done():
-        answer = talk.ask(SaslAuthenticateRequest(mechanism.auth_bytes(), version=0))
-        if answer.error_code:
-            raise RefusedError(
-                f"Kafka at {where} does not accept the user {to.username} with this password"
-                f" ({str(to.mechanism).lower()})",
-                "see kafka.sasl_username and kafka.sasl_password_file",
-            ) from for_code(answer.error_code)()
-        try:
-            mechanism.receive(answer.auth_bytes)
-        except Exception as error:
-            raise UnreachableError(f"Kafka at {where}: its part of the {to.mechanism} exchange is wrong") from error
-
-
-class _Talk:
-    """Requests and their answers over one socket."""
-
-    def __init__(self, connection: socket.socket, timeout: float) -> None:
-        self._socket = connection
-        self._end = time.monotonic() + timeout
-        self._protocol = KafkaProtocol(client_id=_CLIENT)
-        self._head = b""  # the first bytes that it said
-
-    def ask(self, request: Any) -> Any:
-        self._protocol.send_request(request)
-        self._socket.sendall(self._protocol.send_bytes())
-        while True:
-            self._socket.settimeout(max(0.01, self._end - time.monotonic()))
-            try:
-                received = self._socket.recv(65536)
-            except ConnectionResetError:
-                received = b""
-            if not received:
-                raise _Odd("the connection was closed (see kafka.security_protocol); is that port TLS?", sure=False)
-            self._know(received)
-            answers = self._protocol.receive_bytes(received)
-            if answers:
-                return answers[0][1]
-
-    def _know(self, received: bytes) -> None:
-        """Raises _Odd where the first bytes are no Kafka's: its answers begin with their size."""
-        self._head = self._head or received[:4]
-        if self._head.startswith(b"\x15\x03"):
-            raise _Odd("it answers with TLS; kafka.security_protocol says otherwise", sure=True)
-        if int.from_bytes(self._head) > _LARGEST:
-            raise _Odd("what answers there is no Kafka", sure=True)
-
-
-def _reason(error: BaseException) -> str:
-    """What a failure says of itself, in a few words and without numbers of libraries."""
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "TLS failed").replace("_", " ").lower()
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error) or type(error).__name__
 
 
 def no_topic(to: Settings, topic: str) -> TopicMissing:
@@ -386,7 +262,7 @@ def translated(error: KafkaError, to: Settings, what: str) -> PeachError:
     if type(error) in _UNUSABLE:
         which, hint = _UNUSABLE[type(error)]
         return ConfigError(f"Kafka at {to.where} does not take {which}: {what}", hint)
-    return UnreachableError(f"Kafka at {to.where}: {what}: {_reason(error)}")
+    return UnreachableError(f"Kafka at {to.where}: {what}: {reason(error)}")
 
 
 @contextmanager

@@ -358,14 +358,14 @@ def retry(
     fields, spelled as in nodes[3].connections[0], and its values are put there; null disconnects a port or unsets a
     parameter.
     """
-    from peachctl import app, letters
+    from peachctl import app, by_hand, letters
 
     with _opened() as (config, store):
         chosen = _select(store, numbers, everything, reason, "retry")
         change = None if patch is None else _patch(config, patch)
         if change is not None and letters.is_whole(change) and len(chosen) != 1:
             raise ConfigError(f"--patch: a whole workflow is for one letter, not for {len(chosen)}")
-        app.need_space(config)
+        by_hand.need_space(config)
         desk = app.open_letters(config, store)
         done = []
         for head in chosen:
@@ -388,10 +388,10 @@ def retry(
 
 
 def _patch(config: "Config", file: str) -> "dict[str, object]":
-    from peachctl import app, letters
+    from peachctl import app, by_hand, letters
     from peachctl.cli.workflow import named
 
-    body, name = app.read_input(config, file)
+    body, name = by_hand.read_input(config, file)
     with named(name):
         return letters.read_patch(body, app.limits(config))
 

@@ -73,7 +73,7 @@ def run(
     file: File, hub: HubDir = None, scheduler: Scheduler = None, pdb: Pdb = False, output: Output = Format.TABLE
 ) -> None:
     """Runs one workflow here and now, from decoding to packed output."""
-    from peachctl import app, present
+    from peachctl import app, by_hand, present
     from peachctl.cli.live import Progress
 
     config = screen.config()
@@ -81,7 +81,7 @@ def run(
     screen.log_to_stderr() if screen.verbose else None
     progress = Progress(Path(file).name)
     with progress if not pdb else contextlib.nullcontext():
-        row = app.run_file(
+        row = by_hand.run_file(
             config,
             file,
             hub=None if hub is None else hub.absolute(),
@@ -167,7 +167,7 @@ def submit(
     output: Output = Format.TABLE,
 ) -> None:
     """Hands workflows to the installation: all of them, or none where one is bad."""
-    from peachctl import app
+    from peachctl import app, by_hand
     from peachctl.config import seconds
     from peachctl.store.rules import check_priority
 
@@ -182,12 +182,12 @@ def submit(
         _submit_over_kafka(config, files, priority, wait=wait, limit=limit)
         return
     app.make_folders(config)
-    entries = [(file, app.entry_of(config, file, priority=priority)) for file in files]
+    entries = [(file, by_hand.entry_of(config, file, priority=priority)) for file in files]
     with contextlib.closing(app.open_store(config)) as store:
-        done = app.submit(config, store, entries)
+        done = by_hand.submit(config, store, entries)
         status = dict.fromkeys((one.id for one in done), "queued")
         if wait:
-            rows = app.wait_for(store, [one.id for one in done], limit)
+            rows = by_hand.wait_for(store, [one.id for one in done], limit)
             status = {row.id: row.status.word for row in rows}
     _show_submitted([{"file": one.file, "id": one.id, "status": status[one.id], "reason": None} for one in done])
     if not wait:
@@ -199,19 +199,19 @@ def submit(
 def _submit_over_kafka(config: "Config", files: list[str], priority: int, *, wait: bool, limit: float | None) -> None:
     import time
 
-    from peachctl import app
+    from peachctl import app, by_hand
     from peachctl.masking import mask
 
     began = time.monotonic()
     patience = limit if wait else _FILED_WITHIN
-    sent = app.submit_over_kafka(config, files, priority, patience, lambda text: screen.say(text, style="yellow"))
+    sent = by_hand.submit_over_kafka(config, files, priority, patience, lambda text: screen.say(text, style="yellow"))
     late: PeachError | None = None
     status: dict[int, tuple[str, str | None]] = {}
     filed = [one.id for one in sent if one.id is not None and one.status == "queued"]
     if wait and filed:
         with contextlib.closing(app.open_store(config)) as store:
             try:
-                rows = app.wait_for(store, filed, limit, passed=time.monotonic() - began)
+                rows = by_hand.wait_for(store, filed, limit, passed=time.monotonic() - began)
             except PeachError as error:
                 late, rows = error, [row for id in filed if (row := store.get(id)) is not None]
         status = {row.id: (row.status.word, row.reason and mask(row.reason)) for row in rows}
@@ -263,12 +263,12 @@ def decode(
     """Shows a message: a workflow, a service list or a `service.config`."""
     import hashlib
 
-    from peachctl import app, wire
+    from peachctl import app, by_hand, wire
 
     if output is Shape.JSON:
         screen.format = Format.JSON
     config = screen.config()
-    body, name = app.read_input(config, file)
+    body, name = by_hand.read_input(config, file)
     with named(name):
         if kind is Kind.SERVICES or (kind is Kind.AUTO and _is_services(name, body)):
             _show_services(body, output)
@@ -366,10 +366,10 @@ def encode(
     A list of services becomes a service list; a single service, or a list of one where --out names a service.config,
     becomes a service.config.
     """
-    from peachctl import app, wire
+    from peachctl import app, by_hand, wire
 
     config = screen.config()
-    body, name = app.read_input(config, file)
+    body, name = by_hand.read_input(config, file)
     limits = app.limits(config)
     with named(name):
         value = wire.parse_json(body, limits.json_bytes)
@@ -402,7 +402,7 @@ def check(
     output: Output = Format.TABLE,
 ) -> None:
     """Checks the graph, and every service, version, port and parameter against the hub. Exit 1 on a problem."""
-    from peachctl import app, wire
+    from peachctl import app, by_hand, wire
     from peachctl.workflow import check as problems_of
 
     config = screen.config()
@@ -414,7 +414,7 @@ def check(
         with named(f"workflow {target}"):
             workflow = wire.workflow_from_json(row.workflow_json, app.limits(config))
     else:
-        body, name = app.read_input(config, target)
+        body, name = by_hand.read_input(config, target)
         with named(name):
             workflow = wire.decode_file(body, name, app.limits(config))
     found = app.load_hub(config, hub)

@@ -223,7 +223,6 @@ class _Run:
             get_threaded(graph, leaves, num_workers=width, chunksize=1)
         else:
             pool = Pool(
-                width,
                 self._in_worker,
                 first=taken_ahead(),
                 count=len(self._steps),

@@ -46,8 +46,9 @@ class _Token:
 
 
 class Pool:
-    """At most `size` forked workers. work: runs in a worker, what `prepare` made of a node -> Reply, and never raises.
-    first: a worker that is there already. count: of the nodes that will be submitted, each once.
+    """Forked workers, as many as nodes run at once: dask says how many that are. work: runs in a worker, what `prepare`
+    made of a node -> Reply, and never raises. first: a worker that is there already. count: of the nodes that will be
+    submitted, each once.
 
     settle: turns a Reply into what dask passes on, in the workflow's process. prepare: (index, upstream outcomes) ->
     what a node needs, or ("settled", outcome) for one that must not run. affinity: index -> what a worker may have
@@ -56,7 +57,6 @@ class Pool:
 
     def __init__(
         self,
-        size: int,
         work: Callable[[Work], Reply],
         *,
         first: Worker | None = None,
@@ -66,7 +66,6 @@ class Pool:
         affinity: Callable[[int], Any],
         name: Callable[[int], str],
     ) -> None:
-        self._size = size
         self._left = count
         self._work = work
         self._prepare = prepare

@@ -187,11 +187,8 @@ def end_ahead() -> None:
     """Ends the worker that was forked ahead and is not wanted."""
     global _ahead
     worker, _ahead = _ahead, None
-    if worker is not None:
-        _end(worker)
-
-
-def _end(worker: Worker) -> None:
+    if worker is None:
+        return
     with contextlib.suppress(ProcessLookupError):
         os.kill(worker.pid, signal.SIGKILL)
     os.waitpid(worker.pid, 0)

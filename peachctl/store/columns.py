@@ -17,6 +17,18 @@ from peachctl.store import Entry, Letter, NodeState, NodeStatus, Origin, Row, St
 NO_DATE = "1000-01-01 00:00:00"
 """What a date column holds where there is no date (contract)."""
 
+SELECT = """SELECT q.id, q.user, q.execution_file, q.workflow_json, q.status, q.progress, q.original_workflow_file,
+    q.sending_date, q.finished_date, q.priority, q.output_file,
+    j.name, j.hub, j.scheduler, j.attempt, j.reason, r.host, l.queue_id
+"""
+"""What `row` is made of; `q` is the queue."""
+
+BESIDE = """LEFT JOIN peach_jobs j ON j.queue_id = q.id
+LEFT JOIN peach_runs r ON r.queue_id = q.id AND r.attempt = j.attempt
+LEFT JOIN peach_left l ON l.queue_id = q.id
+"""
+"""The tables that it is joined with."""
+
 TITLE_LENGTH = 255
 BODY_LENGTH = 1 << 20
 

@@ -32,23 +32,14 @@ from peachctl.store import (
     columns,
     rules,
 )
-from peachctl.store.mysql_attempts import Attempts, Before
-from peachctl.store.mysql_claim import gate, look, pick, pick_only
-from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, among, marks
+from peachctl.store.mysql_attempts import Attempts, key
+from peachctl.store.mysql_claim import gate
+from peachctl.store.mysql_connection import PATIENCE, MysqlSession, Server, among, marks, parts
 from peachctl.store.mysql_filing import Filing
+from peachctl.store.mysql_leases import Leases
 from peachctl.store.mysql_schema import need_schema
 
-_COLUMNS = """SELECT q.id, q.user, q.execution_file, q.workflow_json, q.status, q.progress, q.original_workflow_file,
-    q.sending_date, q.finished_date, q.priority, q.output_file,
-    j.name, j.hub, j.scheduler, j.attempt, j.reason, r.host, l.queue_id
-"""
-
-_BESIDE = """LEFT JOIN peach_jobs j ON j.queue_id = q.id
-LEFT JOIN peach_runs r ON r.queue_id = q.id AND r.attempt = j.attempt
-LEFT JOIN peach_left l ON l.queue_id = q.id
-"""
-
-_ROW = f"{_COLUMNS} FROM {{queue}} q {_BESIDE}"
+_ROW = f"{columns.SELECT} FROM {{queue}} q {columns.BESIDE}"
 
 _LETTER = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, body, received, queue_id
 FROM peach_letters """
@@ -58,7 +49,6 @@ FROM peach_letters """
 _EXPIRED = "(lease_until IS NULL OR lease_until <= UTC_TIMESTAMP(6))"
 
 _NO_LIMIT = (1 << 64) - 1
-_MANY = 1000  # ids in one statement
 
 
 __all__ = ["PATIENCE", "MysqlStore", "open_store"]
@@ -89,7 +79,7 @@ class MysqlStore:
         self._wall = wall
         self._attempts = Attempts(db, wall)
         self._filing = Filing(db, wall, self._attempts)
-        self._unsure: list[Claim] = []  # of a claim whose outcome is not known
+        self._leases = Leases(db, self._attempts)
 
     def close(self) -> None:
         self._db.close()
@@ -119,20 +109,20 @@ class MysqlStore:
             (filed,) = self._filing.file([entry], (), announce=False)
             if not filed.new:
                 raise rules.made_already(filed.id)
-            return self._begin([filed.id], executor, lease)[0]
+            return self._leases.begin([filed.id], executor, lease)[0]
 
         return self._db.transaction(work)
 
     def unannounced(self, most: int) -> list[Row]:
         found = self._db.rows(
-            f"{_COLUMNS} FROM peach_outbox o STRAIGHT_JOIN {{queue}} q ON q.id = o.queue_id {_BESIDE}"
+            f"{columns.SELECT} FROM peach_outbox o STRAIGHT_JOIN {{queue}} q ON q.id = o.queue_id {columns.BESIDE}"
             " ORDER BY o.queue_id LIMIT %s",
             (most,),
         )
         return [columns.row(values) for values in found]
 
     def announced(self, ids: Iterable[int]) -> None:
-        for part in _parts(list(ids)):
+        for part in parts(list(ids)):
             condition, values = among("queue_id", part)
             self._db.change(f"DELETE FROM peach_outbox WHERE {condition}", values)
 
@@ -180,91 +170,16 @@ class MysqlStore:
     ) -> list[Claim]:
         if most < 1 or (only is not None and not columns.known_id(only)):
             return []
-        found_by_looking = look(self._db)
-        if not self._unsure and not found_by_looking:
-            return []
-
-        def work() -> list[Claim]:
-            found = self._found_again(executor, lease)
-            if not found and gate(self._db, alone=per_user is not None):
-                if only is None:
-                    ids = pick(self._db, most, per_user, found_by_looking)
-                else:
-                    ids = pick_only(self._db, only, per_user)
-                found = self._begin(ids, executor, lease)
-            # Should the reply be lost: the next attempt looks for them, or the next claim, should the server stay away.
-            self._unsure = found
-            return found
-
-        claims = self._db.transaction(work, marked=False)
-        self._unsure = []
-        return claims
-
-    def _found_again(self, executor: Executor, lease: float) -> list[Claim]:
-        """Claims whose COMMIT was not answered, where they were made. Also those that were cancelled since: the
-        next renewal says so, and whoever holds them ends them."""
-        if not self._unsure:
-            return []
-        # The transaction whose reply was lost may be open on the server still: this lock waits for its end, which the
-        # UPDATE of a renewal does not (at READ COMMITTED it passes over rows that are not committed).
-        ids = sorted(claim.id for claim in self._unsure)
-        self._db.rows(f"SELECT id FROM {{queue}} WHERE id IN ({marks(ids)}) ORDER BY id FOR UPDATE", ids)
-        wanted = self._renew(executor, self._unsure, lease)
-        return [claim for claim in self._unsure if wanted[claim] in (Wanted.GO_ON, Wanted.CANCELLED)]
-
-    def _begin(self, ids: Sequence[int], executor: Executor, lease: float) -> list[Claim]:
-        if not ids:
-            return []
-        found = self._db.rows(
-            f"{_COLUMNS}, coalesce(j.from_start, 0), EXISTS (SELECT 1 FROM peach_runs o WHERE o.queue_id = q.id"
-            f" AND o.ended IS NULL) FROM {{queue}} q {_BESIDE} WHERE q.id IN ({marks(ids)})",
-            ids,
-        )
-        rows = {row.id: row for row in (columns.row(values[:-2]) for values in found)}
-        before = [Before(values[0], rows[values[0]].attempt, bool(values[-2]), bool(values[-1])) for values in found]
-        begun = self._attempts.begin(before, executor, lease)
-        host = columns.text(executor.host)
-        return [
-            Claim(id, one.attempt, one.token, columns.begun(rows[id], one.attempt, host), one.resumed)
-            for id, one in ((id, begun[id]) for id in ids)
-        ]
+        return self._leases.claim(executor, most, lease, only=only, per_user=per_user)
 
     def renew(self, executor: Executor, claims: Sequence[Claim], lease: float) -> dict[Claim, Wanted]:
-        return self._renew(executor, claims, lease)
-
-    def _renew(self, executor: Executor, claims: Sequence[Claim], lease: float) -> dict[Claim, Wanted]:
-        wanted: dict[Claim, Wanted] = {}
-        for part in _parts(claims):
-            ids, tokens = [claim.id for claim in part], [claim.token for claim in part]
-            self._db.change(
-                "UPDATE peach_runs SET lease_until = UTC_TIMESTAMP(6) + INTERVAL %s SECOND, beat = beat + 1"
-                f" WHERE queue_id IN ({marks(ids)}) AND token IN ({marks(tokens)}) AND executor = %s"
-                " AND ended IS NULL",
-                (lease, *ids, *tokens, executor.token),
-            )
-            statuses: dict[int, int | None] = {}
-            held = set()
-            for token, id, value in self._db.rows(
-                f"SELECT '' AS token, id, status FROM {{queue}} WHERE id IN ({marks(ids)})"
-                " UNION ALL SELECT token, queue_id, attempt FROM peach_runs"
-                f" WHERE queue_id IN ({marks(ids)}) AND executor = %s AND ended IS NULL",
-                (*ids, *ids, executor.token),
-            ):
-                if token:
-                    held.add((id, value, token))
-                else:
-                    statuses[id] = value
-            for claim in part:
-                wanted[claim] = rules.wanted(
-                    statuses.get(claim.id), there=claim.id in statuses, held=_key(claim) in held
-                )
-        return wanted
+        return self._leases.renew(executor, claims, lease)
 
     # What the holder of a claim writes
 
     def report(self, claim: Claim, progress: int | None, nodes: Sequence[NodeState]) -> bool:
         def work() -> bool:
-            if self._attempts.lock(claim.id) is not Status.PROCESSING or not self._attempts.open(_key(claim)):
+            if self._attempts.lock(claim.id) is not Status.PROCESSING or not self._attempts.open(key(claim)):
                 return False
             if progress is not None:
                 self._db.change(
@@ -294,7 +209,7 @@ class MysqlStore:
             final, why = rules.end(before, status, reason)
             ends = before in (Status.PROCESSING, Status.CANCELLED)
             # The run is over in any case: a row that was retried meanwhile may be claimed now.
-            if not self._attempts.close_run(_key(claim), final.word if ends else "deleted", why):
+            if not self._attempts.close_run(key(claim), final.word if ends else "deleted", why):
                 return self._finished(claim, final, output)
             if not ends:
                 self._attempts.forget_if_deleted(claim.id)
@@ -321,7 +236,7 @@ class MysqlStore:
                 " JOIN peach_jobs j ON j.queue_id = r.queue_id AND j.attempt = r.attempt"
                 " WHERE r.queue_id = %s AND r.attempt = %s AND r.token = %s AND r.outcome = %s"
                 " AND q.status = %s AND q.output_file = %s",
-                (*_key(claim), final.word, int(final), output),
+                (*key(claim), final.word, int(final), output),
             )
             is not None
         )
@@ -331,7 +246,7 @@ class MysqlStore:
             run = self._db.row(
                 "SELECT queue_id, attempt, host FROM peach_runs"
                 " WHERE queue_id = %s AND attempt = %s AND token = %s AND ended IS NULL",
-                _key(claim),
+                key(claim),
             )
             return None if run is None else self._attempts.end(run, reason, max_attempts, vanished=vanished)
 
@@ -524,7 +439,7 @@ class MysqlStore:
         def work() -> int:
             return sum(
                 self._db.change(f"DELETE FROM peach_letters WHERE number IN ({marks(part)})", part)
-                for part in _parts(known)
+                for part in parts(known)
             )
 
         return self._db.transaction(work) if known else 0
@@ -548,16 +463,8 @@ class MysqlStore:
         return Status(row[0]) if row[0] in tuple(Status) else Status.ERROR
 
 
-def _key(claim: Claim) -> tuple[int, int, str]:
-    return claim.id, claim.attempt, claim.token
-
-
 def _letter(values: Sequence[Any]) -> Letter:
     topic = values[4]
     body = values[9] or b""
     named = None if topic is None else bytes(topic).decode()
     return columns.letter((*values[:4], named, *values[5:9], body, *values[10:]))
-
-
-def _parts(many: Sequence[Any]) -> list[Sequence[Any]]:
-    return [many[start : start + _MANY] for start in range(0, len(many), _MANY)]

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from peachctl.store import Executor, NodeState, NodeStatus, Released, Status, columns, rules
-from peachctl.store.mysql_connection import Again, MysqlSession, RowTooLarge, among, marks
+from peachctl.store import Claim, Executor, NodeState, NodeStatus, Released, Status, columns, rules
+from peachctl.store.mysql_connection import MysqlSession, among, marks
+from peachctl.store.mysql_errors import Again, RowTooLarge
 
 _SWEPT = 200  # rows looked at by each sweep for what was remembered of rows that clients deleted
 
@@ -38,6 +39,11 @@ class Before:
     attempt: int
     from_start: bool
     open: bool
+
+
+def key(claim: Claim) -> tuple[int, int, str]:
+    """Of a claim's run: row, attempt and token."""
+    return claim.id, claim.attempt, claim.token
 
 
 class Attempts:

@@ -1,4 +1,4 @@
-"""A MySQL or MariaDB server: entered, asked, changed, and its errors told in sentences that name user and host.
+"""A MySQL or MariaDB server: entered, asked and changed. What fails is told as `mysql_errors` says.
 
 - Each read is a transaction of its own, so that nothing old is ever seen. Changes are made in `transaction`, at READ
   COMMITTED. FOUND_ROWS: a row that an UPDATE finds counts, whether or not it is changed by it, as in SQLite.
@@ -14,10 +14,9 @@
 import os
 import random
 import re
-import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
@@ -27,8 +26,17 @@ from mysql.connector.constants import ClientFlag  # noqa: TID253
 
 from peachctl.config_values import Mysql
 from peachctl.errors import ConfigError, PeachError, RefusedError, UnreachableError
-from peachctl.masking import mask
 from peachctl.store import schema
+from peachctl.store.mysql_errors import (
+    OF_THE_MOMENT,
+    ROLLED_BACK,
+    Again,
+    RowTooLarge,
+    duplicates,
+    number_of,
+    said,
+    translated,
+)
 from peachctl.store.mysql_values import bind
 
 T = TypeVar("T")
@@ -41,19 +49,12 @@ _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _IDLE = 30  # seconds after which the server ends a connection that says nothing, and a transaction with it
 _FORM = 2048  # bytes of a statement that are no values
 _ROWS = 500  # of one INSERT
+_MANY = 1000  # ids in one statement
 _LOCK = 5  # seconds to wait for a row that somebody else has locked
 _LATE = 2  # seconds by which a server may be late with saying so: the older ones look once a second
 
 OLDEST = {"MariaDB": (10, 1), "MySQL": (5, 6)}
 """The oldest versions that are supported: what `make proof ARGS="servers"` runs."""
-
-# After these the connection is good. What the transaction did so far is to be rolled back: 1205 does not by itself.
-_ROLLED_BACK = {1020, 1205, 1213}
-# -1: the handshake broke off. 1927, 1317: killed by an operator. 1040, 1203: too many connections. 1047: a cluster's
-# node that is not ready. 3024: no reply in time.
-_OF_THE_MOMENT = _ROLLED_BACK | {
-    -1, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3024, 4031,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +72,6 @@ class Server:
     @property
     def wants_tls(self) -> bool:
         return self.tls_ca is not None or self.tls_cert is not None
-
-
-class Again(Exception):
-    """Inside of a transaction: somebody else was faster, all of it is to be done anew."""
-
-
-class DuplicateKey(Again):
-    """A row with this unique key is there."""
-
-
-class RowTooLarge(Exception):
-    """A row is larger than a statement may be. index: of the row. size, most: bytes."""
-
-    def __init__(self, index: int, size: int, most: int) -> None:
-        super().__init__(f"row {index} has {size} bytes, a statement may have {most}")
-        self.index, self.size, self.most = index, size, most
 
 
 class MysqlSession:
@@ -162,7 +147,7 @@ class MysqlSession:
         try:
             found = [id for id in ids if self._found_unlocked(sql, id)]
         except mysql.connector.Error as error:
-            if error.errno in _ROLLED_BACK:  # the connection goes on
+            if error.errno in ROLLED_BACK:  # the connection goes on
                 self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
             raise
         self._execute("SET SESSION innodb_lock_wait_timeout = %s", (self._lock,))
@@ -206,7 +191,7 @@ class MysqlSession:
         statement = self._named(into) + b" VALUES " + b",".join(rows) + b" " + on_duplicate.encode()
         # As `_send`, but without the cursor, which looks for several statements in its text: of some hundred rows.
         self._connected()
-        with _duplicates():
+        with duplicates():
             told = self._connection.cmd_query(statement)
         self._used = time.monotonic()
         self.last_id = told["insert_id"]
@@ -267,19 +252,19 @@ class MysqlSession:
         try:
             connection = self._connect()
         except Exception as error:
-            number = _number(error)
+            number = number_of(error)
             raise error if number is None else self.told(error) from error
         connection.read_timeout = None
         return connection
 
     def told(self, error: Exception) -> PeachError:
         """A driver's error as a sentence."""
-        number = _number(error)
-        if number is None or number in _OF_THE_MOMENT:
+        number = number_of(error)
+        if number is None or number in OF_THE_MOMENT:
             return UnreachableError(
-                f"{self.name}: {_said(error, self._reply)}", "see whether the server runs, and database.url"
+                f"{self.name}: {said(error, self._reply)}", "see whether the server runs, and database.url"
             )
-        return self._translated(error, number)
+        return translated(error, number, self.server.url)
 
     # Beneath
 
@@ -294,15 +279,15 @@ class MysqlSession:
                 self._rollback()
                 failure: Exception = error
             except Exception as error:
-                number = _number(error)
-                if number is None or number in _ROLLED_BACK:
+                number = number_of(error)
+                if number is None or number in ROLLED_BACK:
                     self._rollback()
                 else:
                     self._discard()
                 if number is None:
                     raise
-                if number not in _OF_THE_MOMENT:
-                    raise self._translated(error, number) from error
+                if number not in OF_THE_MOMENT:
+                    raise translated(error, number, self.server.url) from error
                 failure = error
             except BaseException:
                 self._discard()  # a reply may be half read
@@ -324,7 +309,7 @@ class MysqlSession:
 
     def _send(self, statement: bytes) -> tuple[list[Any], int]:
         cursor = self._connected()
-        with _duplicates():
+        with duplicates():
             cursor.execute(statement)
             found = cursor.fetchall() if cursor.with_rows else []
         self._used = time.monotonic()
@@ -407,7 +392,7 @@ class MysqlSession:
             if connection is not None:
                 connection.shutdown()
             # Whatever answers on that port may be no MySQL: its bytes break the driver in more ways than it knows.
-            if isinstance(error, Exception) and not isinstance(error, PeachError) and _number(error) is None:
+            if isinstance(error, Exception) and not isinstance(error, PeachError) and number_of(error) is None:
                 raise UnreachableError(
                     f"{self.name}: what answers there is no MySQL or MariaDB ({type(error).__name__})",
                     "see database.url",
@@ -421,7 +406,7 @@ class MysqlSession:
         try:
             return mysql.connector.connect(**how)
         except mysql.connector.Error as error:
-            if self.server.wants_tls or _number(error) != 2026:
+            if self.server.wants_tls or number_of(error) != 2026:
                 raise
             return mysql.connector.connect(**how, ssl_disabled=True)
 
@@ -457,54 +442,19 @@ class MysqlSession:
 
     def _gave_up(self, failure: Exception) -> UnreachableError:
         return UnreachableError(
-            f"{self.name}: the database could not be reached for {self.patience:g} s ({_said(failure, self._reply)})",
+            f"{self.name}: the database could not be reached for {self.patience:g} s ({said(failure, self._reply)})",
             "see whether the server runs, and database.url",
         )
-
-    def _translated(self, error: Exception, number: int) -> PeachError:
-        """A driver's error as a sentence."""
-        url, said = self.server.url, _said(error)
-        if number in (1045, 1698, 1251, 2049, 2059, 2061):
-            return RefusedError(
-                f"{self.name}: the server refuses the user {url.user!r} or its password ({said})",
-                "see database.url and database.password_file",
-            )
-        if number == 1130:
-            return RefusedError(f"{self.name}: the server lets nobody in from this host ({said})")
-        if number == 1049:
-            return RefusedError(f"{self.name}: there is no database {url.name!r}", "create it, or see database.url")
-        if number == 1044:
-            return RefusedError(
-                f"{self.name}: the user {url.user!r} may not use a database {url.name!r}, or there is none ({said})",
-                "see the name in database.url; grant the user SELECT, INSERT, UPDATE and DELETE on it",
-            )
-        if number in (1142, 1143, 1227, 1370):
-            return RefusedError(
-                f"{self.name}: the user {url.user!r} may not do what is needed ({said})",
-                "grant it SELECT, INSERT, UPDATE and DELETE on this database",
-            )
-        if number == 2026:
-            return RefusedError(
-                f"{self.name}: no trusted encrypted connection ({said})", "see database.tls_ca and the server's TLS"
-            )
-        if number == 2005:
-            return UnreachableError(f"{self.name}: there is no host {url.host!r}", "see database.url")
-        if number in (1146, 1054):
-            return ConfigError(f"{self.name}: {said}", "peachctl init-db")
-        if number in (1021, 1114, 1041):
-            return UnreachableError(f"{self.name}: the server has no room left ({said})", "free some space there")
-        if number in (1290, 1792, 1836):
-            return UnreachableError(f"{self.name}: the server takes no changes now ({said})")
-        if number in (1264, 1292, 1366, 1406):
-            return PeachError(f"{self.name}: a value does not fit its column ({said})")
-        if number in (1153, 2020):
-            return PeachError(f"{self.name}: {said}", "raise the server's max_allowed_packet")
-        return UnreachableError(f"{self.name}: {said}")
 
 
 def marks(many: Sequence[Any]) -> Any:
     """`%s, %s` for the values of an IN, which must be one at least."""
     return ", ".join(["%s"] * len(many))
+
+
+def parts(many: Sequence[T]) -> list[Sequence[T]]:
+    """Of these, what one statement may have in an IN."""
+    return [many[start : start + _MANY] for start in range(0, len(many), _MANY)]
 
 
 def among(column: LiteralString, ids: Sequence[int]) -> tuple[Any, Sequence[int]]:
@@ -513,43 +463,6 @@ def among(column: LiteralString, ids: Sequence[int]) -> tuple[Any, Sequence[int]
     if max(ids) - min(ids) == len(ids) - 1 and len(set(ids)) == len(ids):
         return f"{column} BETWEEN %s AND %s", (min(ids), max(ids))
     return f"{column} IN ({marks(ids)})", ids
-
-
-def _number(error: Exception) -> int | None:
-    """The number of a driver's error, None for any other exception."""
-    if isinstance(error, mysql.connector.Error):
-        cause = error.__cause__ or error.__context__
-        # The driver calls it a lost connection, which would be tried again.
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return 2026
-        # A plugin that would show the password to whoever listens refuses to go on.
-        return 2059 if "requires SSL" in str(error.msg) else int(error.errno)
-    # The extension's own, which is no child of that; we never ask for it.
-    if type(error).__module__ == "_mysql_connector":
-        return int(getattr(error, "errno", -1))
-    return 2013 if isinstance(error, OSError) else None
-
-
-@contextmanager
-def _duplicates() -> Iterator[None]:
-    try:
-        yield
-    except mysql.connector.Error as error:
-        if error.errno == 1062:
-            raise DuplicateKey(_said(error)) from error
-        raise
-
-
-def _said(error: Exception, reply: int | None = None) -> str:
-    """What the driver or the server says, in one line, without what may be a password. reply: seconds for which a reply
-    was waited for."""
-    number = getattr(error, "errno", -1)
-    if number == 3024:  # the driver gives advice to programmers, on five lines
-        return "no answer in time" if reply is None else f"no answer within {reply} s"
-    if number in (2006, 2013, 2055) and _number(error) != 2026:  # what TLS has against it is told
-        return "the connection was lost"
-    said = " ".join(str(getattr(error, "msg", None) or error).split())
-    return mask(f"{number}: {said}" if number not in (-1, None) else said)
 
 
 def _text(value: Any) -> str:

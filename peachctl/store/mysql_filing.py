@@ -24,7 +24,8 @@ from peachctl.store import (
     rules,
 )
 from peachctl.store.mysql_attempts import Attempts
-from peachctl.store.mysql_connection import Again, DuplicateKey, MysqlSession, RowTooLarge, among, marks
+from peachctl.store.mysql_connection import MysqlSession, among, marks
+from peachctl.store.mysql_errors import Again, DuplicateKey, RowTooLarge
 
 USER_LENGTH = 512
 _MANY = 500  # texts in one statement

@@ -34,14 +34,7 @@ from peachctl.store.sqlite_claim import pick, pick_only
 from peachctl.store.sqlite_file import Clock, SqliteFile, connect, memory, system_clock
 from peachctl.store.sqlite_filing import Filing
 
-_ROW = """SELECT q.id, q.user, q.execution_file, q.workflow_json, q.status, q.progress, q.original_workflow_file,
-    q.sending_date, q.finished_date, q.priority, q.output_file,
-    j.name, j.hub, j.scheduler, j.attempt, j.reason, r.host, l.queue_id
-FROM {queue} q
-LEFT JOIN peach_jobs j ON j.queue_id = q.id
-LEFT JOIN peach_runs r ON r.queue_id = q.id AND r.attempt = j.attempt
-LEFT JOIN peach_left l ON l.queue_id = q.id
-"""
+_ROW = f"{columns.SELECT} FROM {{queue}} q {columns.BESIDE}"
 
 _LETTER = """SELECT number, reason, field, byte_offset, topic, part, off, file, size, body, received, queue_id
 FROM peach_letters """

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peachctl import app
+from peachctl import app, by_hand
 from peachctl.config import load
 from tests import topics
 from tests.conftest import DIAMOND, Peach, node, workflow
@@ -35,10 +35,10 @@ def file(peach: Peach, value: Any, name: str = "workflow.json") -> int:
     """Files a workflow as ingest does, and loses its event."""
     environment = {key: text for key, text in peach.environment().items() if "KAFKA" not in key}
     config = load(environ=environment)
-    entry = app.entry_of(config, str(peach.file(value, name)))
+    entry = by_hand.entry_of(config, str(peach.file(value, name)))
     app.make_folders(config)
     with contextlib.closing(app.open_store(config)) as store:
-        [submitted] = app.submit(config, store, [(name, entry)])
+        [submitted] = by_hand.submit(config, store, [(name, entry)])
     return submitted.id
 
 

@@ -298,7 +298,7 @@ def test_a_claim_waits_for_nobody_and_nobody_who_files_waits_for_a_claim(
     other, filed = database.open(), []
 
     def work() -> None:
-        store._begin(mysql_claim.pick(store._db, 5, None), EXECUTOR, 60)
+        store._leases.begin(mysql_claim.pick(store._db, 5, None), EXECUTOR, 60)
         filed.extend(other.file([entry()]))
 
     store._db.transaction(work)
