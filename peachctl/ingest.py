@@ -1,6 +1,6 @@
 """The ingest loop: messages become queue rows, scripts and events.
 
-    bus.poll -> wire.decode_file -> workflow.check -> store.file -> script.render -> files.place
+    bus.poll -> wire.decode_file -> workflow.check -> store.file -> script.render -> script_files.place
              -> bus.publish -> bus.reject -> bus.ack -> store.announced
 
 The protocol (the database is authoritative; the bus delivers at least once; events and dead letter copies are hints):

@@ -16,6 +16,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,6 +42,17 @@ def die_with_parent(signum: int) -> None:
 def become_subreaper() -> None:
     """Descendants that lose their parent become children of this process from now on."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def give_memory_back() -> None:
+    """From now on what a large buffer took goes back to the system when it is freed (mallopt(3)).
+
+    Of itself glibc learns from each buffer to keep some megabytes more, for each thread: over 50,000 runs an executor
+    grew by 2 MB now and then. Where there is another allocator nothing happens.
+    """
+    with contextlib.suppress(AttributeError):
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 128 << 10), (_M_TRIM_THRESHOLD, 128 << 10)):
+            _libc.mallopt(option, value)
 
 
 def set_name(name: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peachctl import files, names, script, script_files, wire
+from peachctl import files, names, processes, script, script_files, wire
 from peachctl.announce import Announcer
 from peachctl.bus.folder import FolderBus, ScriptSeen
 from peachctl.errors import PeachError, RefusedError, StateError, UnreachableError
@@ -96,6 +96,7 @@ def serve_ingest(
 ) -> None:
     """`consume ingest`: until SIGTERM, or until what was there is filed. stuck: seconds after which a step that does
     not return ends the process. began: is called once all that it needs has been reached."""
+    processes.give_memory_back()
     notifier = Notifier()
     patience = Patience(once)
     well = False
@@ -222,6 +223,7 @@ def serve_events(
     """
     if not stop.give(loop):
         return
+    processes.give_memory_back()
     notifier = Notifier()
     patience = Patience(once)
     failure: BaseException | None = None
