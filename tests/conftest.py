@@ -318,6 +318,20 @@ class Peach:
         return found
 
 
+@pytest.fixture
+def temp(tmp_path: Path) -> Path:
+    made = tmp_path / "workflow_temp"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    made = tmp_path / "files"
+    made.mkdir()
+    return made
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_hub(tmp_path_factory.mktemp("hub"))

@@ -20,20 +20,6 @@ import pytest
 from peachctl import files, script_files
 
 
-@pytest.fixture
-def temp(tmp_path: Path) -> Path:
-    made = tmp_path / "workflow_temp"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def downloads(tmp_path: Path) -> Path:
-    made = tmp_path / "files"
-    made.mkdir()
-    return made
-
-
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 

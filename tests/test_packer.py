@@ -11,20 +11,6 @@ from peachctl import files, packer
 from tests.test_files import unpacked
 
 
-@pytest.fixture
-def temp(tmp_path: Path) -> Path:
-    made = tmp_path / "workflow_temp"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def downloads(tmp_path: Path) -> Path:
-    made = tmp_path / "files"
-    made.mkdir()
-    return made
-
-
 def test_packed_members_have_plain_modes_and_no_owner(temp: Path, downloads: Path) -> None:
     folder = temp / "workflow_1"
     (folder / "d").mkdir(parents=True)
