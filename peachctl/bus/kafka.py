@@ -293,7 +293,6 @@ class KafkaBus:
                 self._ask()
             else:
                 self._same_topic()
-                self._vouched = True
         for tp, found in records.items():
             for record in found:
                 self._ready.append(self._message(record))

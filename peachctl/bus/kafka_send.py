@@ -37,7 +37,7 @@ from peachctl.store import Origin
 # Seconds. All that a command waits for has to stay below 30: for the topic (5 s), the broker's answer, and the goodbye.
 _DELIVERY = 15.0
 _REPLY = 18.0  # the producer's own time-outs are shorter
-_BLOCKED = 10.0
+_BLOCKED = 10.0  # whoever waited longer had the topic, and an answer to why it failed would take too long
 
 
 class KafkaSender:

@@ -16,6 +16,7 @@ from typing import Any
 
 from peachctl.runtime import graph, results, services
 from peachctl.runtime.job import Job
+from peachctl.runtime.pool import Pool
 from peachctl.runtime.report import ExecutorReporter, shown
 from peachctl.runtime.worker import Reply
 from peachctl.wire import decode_service_config, encode_service_config
@@ -66,7 +67,16 @@ def _run(reporter: ExecutorReporter) -> None:
     step = steps[0]
     step.key = results.result_key((1, step.id, "A", 1, "", step.call.parameters, [results.literal_state(_NOWHERE)]))
     results.code_hash(Path(_NOWHERE))
-    get_async(_submit, 2, {0: Task(0, _submit, 0)}, [0], chunksize=1)  # type: ignore[no-untyped-call]
+    pool = Pool(
+        run._in_worker,
+        count=1,
+        prepare=lambda *_: ("settled", graph.Outcome()),  # so that none is forked
+        settle=run._settle_reply,
+        affinity=str,
+        name=str,
+    )
+    with contextlib.closing(pool):
+        get_async(pool.submit, 1, {0: Task(0, run._here, 0)}, [0], chunksize=1)  # type: ignore[no-untyped-call]
     run._settle_reply(pickle.loads(pickle.dumps(Reply(0, None, {}, [_NOWHERE, 1.0]), 5)))  # noqa: S301 - our own
     reporter.end(0)
 
@@ -98,19 +108,3 @@ def _locate(run: graph._Run) -> Service:
         run._hub.locate("A", 1)
     service = Service("A", "A", 1, "", ("in",), ("out",), (ServiceParameter("P", "P", 0),))
     return decode_service_config(encode_service_config(service))
-
-
-def _submit(_: object, batch: Any = None) -> Any:
-    """In place of the pool's: done at once."""
-    return _Done(batch[0][0])
-
-
-class _Done:
-    def __init__(self, key: Any) -> None:
-        self._key = key
-
-    def add_done_callback(self, callback: Callable[["_Done"], None]) -> None:
-        callback(self)
-
-    def result(self) -> list[tuple[Any, Any, bool]]:
-        return [(self._key, (graph.Outcome(), None), False)]

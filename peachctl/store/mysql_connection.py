@@ -7,7 +7,8 @@
 - A COMMIT whose reply is lost may have happened or not. So a transaction begins by writing its number into the row of
   `peach_writers` that belongs to this session. Whoever begins again reads it under a lock: that waits until the server
   has ended the former connection's transaction, and then tells whether that one was committed. Claims and ends of runs
-  do without: they lock the rows that they had in hand, and find there whether they were committed.
+  do without: they lock the rows that they had in hand, and find there whether they were committed. The filing of
+  messages does as well: they are known by their origins.
 - A process that is frozen in a transaction keeps its locks only until the server ends the idle connection.
 """
 
